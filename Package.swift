@@ -1,0 +1,54 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+/// Settings of every Swift target: the GNU names of Glibc, warnings as errors, strict imports.
+let swiftSettings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .unsafeFlags(["-warnings-as-errors"]),
+]
+
+/// Makes O_PATH, statx, renameat2 and the rest visible in `import Glibc`.
+let gnuNames: [CSetting] = [.define("_GNU_SOURCE"), .define("_FILE_OFFSET_BITS", to: "64")]
+
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(
+        name: name, dependencies: dependencies, cSettings: gnuNames, swiftSettings: swiftSettings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, cSettings: gnuNames, swiftSettings: swiftSettings)
+}
+
+let package = Package(
+    name: "fusesnap",
+    products: [.executable(name: "fusesnap", targets: ["fusesnap"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+    ],
+    targets: [
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .target(name: "CFuseShim", dependencies: ["CFuse3"], cSettings: gnuNames),
+        .target(name: "CLinux", cSettings: gnuNames),
+        module("LinuxSystem", ["CLinux", system]),
+        module("FuseSession", ["CFuse3", "CFuseShim", "LinuxSystem", system]),
+        module("SnapshotRecord", ["LinuxSystem", system]),
+        module("SnapshotCore", ["SnapshotRecord", "LinuxSystem", system]),
+        module("SnapshotMount", ["SnapshotCore", "SnapshotRecord", "FuseSession", "LinuxSystem", system]),
+        module("ControlSocket", ["LinuxSystem", "CLinux", system]),
+        .executableTarget(
+            name: "fusesnap",
+            dependencies: [
+                "SnapshotMount", "SnapshotCore", "SnapshotRecord", "FuseSession", "ControlSocket",
+                "LinuxSystem", "CLinux", system, argumentParser,
+            ],
+            cSettings: gnuNames, swiftSettings: swiftSettings),
+    ],
+    swiftLanguageModes: [.v6]
+)

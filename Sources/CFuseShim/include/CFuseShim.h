@@ -1,0 +1,12 @@
+/* What Swift cannot call in libfuse: versioned macros. */
+#ifndef CFUSE_SHIM_H
+#define CFUSE_SHIM_H
+
+struct fuse_session;
+
+/* fuse_session_loop_mt with a configuration of its own: `clone_fd` gives every worker its own channel,
+ * `max_threads` bounds the workers. Returns what fuse_session_loop_mt returns: 0, or a negated errno,
+ * or the number of the signal that ended the loop. */
+int fs_session_loop_mt(struct fuse_session *session, int clone_fd, unsigned int max_threads);
+
+#endif

@@ -1,0 +1,224 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "CLinux.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <linux/capability.h>
+#include <linux/fs.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <syslog.h>
+#include <unistd.h>
+
+const long cl_utime_omit = UTIME_OMIT;
+const long cl_utime_now = UTIME_NOW;
+
+int cl_openat(int directory, const char *path, int flags, uint32_t mode)
+{
+	return openat(directory, path, flags, (mode_t) mode);
+}
+
+static struct cl_time plain_time(struct statx_timestamp time)
+{
+	return (struct cl_time){.seconds = time.tv_sec, .nanoseconds = time.tv_nsec};
+}
+
+int cl_statx(int directory, const char *path, int flags, struct cl_status *status)
+{
+	struct statx raw;
+	int result = statx(directory, path, flags | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &raw);
+	if (result != 0)
+		return result;
+	*status = (struct cl_status){
+		.device = makedev(raw.stx_dev_major, raw.stx_dev_minor),
+		.inode = raw.stx_ino,
+		.special_device = makedev(raw.stx_rdev_major, raw.stx_rdev_minor),
+		.mode = raw.stx_mode,
+		.links = raw.stx_nlink,
+		.user = raw.stx_uid,
+		.group = raw.stx_gid,
+		.size = (int64_t) raw.stx_size,
+		.blocks = (int64_t) raw.stx_blocks,
+		.block_size = (int32_t) raw.stx_blksize,
+		.knows_birth = (raw.stx_mask & STATX_BTIME) != 0,
+		.accessed = plain_time(raw.stx_atime),
+		.modified = plain_time(raw.stx_mtime),
+		.changed = plain_time(raw.stx_ctime),
+		.birth = plain_time(raw.stx_btime),
+	};
+	return 0;
+}
+
+struct handle_room {
+	struct file_handle header;
+	uint8_t bytes[MAX_HANDLE_SZ];
+};
+
+int cl_name_to_handle_at(int directory, const char *path, uint8_t *bytes, uint32_t *length, int32_t *type,
+			 int flags)
+{
+	struct handle_room room;
+	int mount;
+	room.header.handle_bytes = *length > MAX_HANDLE_SZ ? MAX_HANDLE_SZ : *length;
+	int result = name_to_handle_at(directory, path, &room.header, &mount, flags);
+	*length = room.header.handle_bytes;
+	*type = room.header.handle_type;
+	if (result == 0)
+		memcpy(bytes, room.header.f_handle, room.header.handle_bytes);
+	return result;
+}
+
+int cl_open_by_handle_at(int mount, const uint8_t *bytes, uint32_t length, int32_t type, int flags)
+{
+	struct handle_room room;
+	if (length > MAX_HANDLE_SZ) {
+		errno = EINVAL;
+		return -1;
+	}
+	room.header.handle_bytes = length;
+	room.header.handle_type = type;
+	memcpy(room.header.f_handle, bytes, length);
+	return open_by_handle_at(mount, &room.header, flags);
+}
+
+ssize_t cl_getdents64(int directory, void *buffer, size_t size)
+{
+	return syscall(SYS_getdents64, directory, buffer, size);
+}
+
+int cl_clone_range(int source, uint64_t source_offset, uint64_t length, int target, uint64_t target_offset)
+{
+	struct file_clone_range range = {
+		.src_fd = source, .src_offset = source_offset, .src_length = length, .dest_offset = target_offset,
+	};
+	return ioctl(target, FICLONERANGE, &range);
+}
+
+static int capabilities(struct __user_cap_data_struct data[2])
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+	return (int) syscall(SYS_capget, &header, data);
+}
+
+static int set_capabilities(const struct __user_cap_data_struct data[2])
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+	return (int) syscall(SYS_capset, &header, data);
+}
+
+int cl_assume_user(uint32_t user, uint32_t group, uint64_t effective)
+{
+	struct __user_cap_data_struct data[2];
+	setfsgid(group);
+	setfsuid(user);
+	/* The two calls tell nothing of failure; asking again does. */
+	if (setfsuid((uid_t) -1) != (int) user || setfsgid((gid_t) -1) != (int) group) {
+		errno = EPERM;
+		return -1;
+	}
+	if (capabilities(data) != 0)
+		return -1;
+	data[0].effective = (uint32_t) effective & data[0].permitted;
+	data[1].effective = (uint32_t) (effective >> 32) & data[1].permitted;
+	return set_capabilities(data);
+}
+
+uint64_t cl_permitted_capabilities(void)
+{
+	struct __user_cap_data_struct data[2];
+	if (capabilities(data) != 0)
+		return 0;
+	return data[0].permitted | (uint64_t) data[1].permitted << 32;
+}
+
+int cl_drop_capability(unsigned int capability)
+{
+	struct __user_cap_data_struct data[2];
+	if (capabilities(data) != 0)
+		return -1;
+	uint32_t mask = ~(1u << (capability % 32));
+	data[capability / 32].effective &= mask;
+	data[capability / 32].permitted &= mask;
+	data[capability / 32].inheritable &= mask;
+	return set_capabilities(data);
+}
+
+int cl_unshare_fs(void)
+{
+	return unshare(CLONE_FS);
+}
+
+struct cl_worker *cl_this_worker(void)
+{
+	static __thread struct cl_worker worker;
+	return &worker;
+}
+
+void cl_syslog(int priority, const char *message)
+{
+	syslog(priority, "%s", message);
+}
+
+int cl_peer_user(int socket, uint32_t *user, int32_t *process)
+{
+	struct ucred credentials;
+	socklen_t size = sizeof credentials;
+	if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+		return -1;
+	*user = credentials.uid;
+	*process = credentials.pid;
+	return 0;
+}
+
+ssize_t cl_readlink(int descriptor, void *buffer, size_t size)
+{
+	return readlinkat(descriptor, "", buffer, size);
+}
+
+int cl_unix_socket(void)
+{
+	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static int unix_address(struct sockaddr_un *address, const char *path)
+{
+	if (strlen(path) >= sizeof address->sun_path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memset(address, 0, sizeof *address);
+	address->sun_family = AF_UNIX;
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+int cl_unix_bind(int socket, const char *path)
+{
+	struct sockaddr_un address;
+	if (unix_address(&address, path) != 0)
+		return -1;
+	return bind(socket, (struct sockaddr *) &address, sizeof address);
+}
+
+int cl_unix_connect(int socket, const char *path)
+{
+	struct sockaddr_un address;
+	if (unix_address(&address, path) != 0)
+		return -1;
+	return connect(socket, (struct sockaddr *) &address, sizeof address);
+}
+
+int cl_unix_accept(int socket)
+{
+	return accept4(socket, NULL, NULL, SOCK_CLOEXEC);
+}

@@ -1,0 +1,82 @@
+/* The Linux calls that Swift cannot express: variadic functions, flexible array members, macros that
+ * are casts, and thread-local storage. Every function returns what the call of its name returns and
+ * sets errno as it does. */
+#ifndef CLINUX_H
+#define CLINUX_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/xattr.h>
+
+extern const long cl_utime_omit;
+extern const long cl_utime_now;
+
+int cl_openat(int directory, const char *path, int flags, uint32_t mode);
+
+/* What statx(2) tells, in plain integers: statx is a structure and a function of one name. */
+struct cl_time {
+	int64_t seconds;
+	uint32_t nanoseconds;
+};
+struct cl_status {
+	uint64_t device, inode, special_device;
+	uint32_t mode, links, user, group;
+	int64_t size, blocks;
+	int32_t block_size;
+	uint32_t knows_birth;
+	struct cl_time accessed, modified, changed, birth;
+};
+int cl_statx(int directory, const char *path, int flags, struct cl_status *status);
+
+/* name_to_handle_at(2) and open_by_handle_at(2) with the handle's bytes apart from its header.
+ * `*length` is the room in `bytes` before the call, and what the handle needs after it. */
+int cl_name_to_handle_at(int directory, const char *path, uint8_t *bytes, uint32_t *length, int32_t *type,
+			 int flags);
+int cl_open_by_handle_at(int mount, const uint8_t *bytes, uint32_t length, int32_t type, int flags);
+
+/* readlinkat(2) of what `descriptor` refers to. */
+ssize_t cl_readlink(int descriptor, void *buffer, size_t size);
+
+ssize_t cl_getdents64(int directory, void *buffer, size_t size);
+
+/* ioctl(FICLONERANGE): shares `length` bytes of `source` with `target`. */
+int cl_clone_range(int source, uint64_t source_offset, uint64_t length, int target, uint64_t target_offset);
+
+/* The file system user and group of the calling thread. The effective capabilities become
+ * `effective`, as far as they are permitted, since changing the user from 0 clears those that rule files. */
+int cl_assume_user(uint32_t user, uint32_t group, uint64_t effective);
+/* The capabilities that the calling thread is permitted, a bit each. */
+uint64_t cl_permitted_capabilities(void);
+/* Gives up, for good, capability number `capability`. */
+int cl_drop_capability(unsigned int capability);
+
+/* A working directory and umask of the calling thread's own: unshare(CLONE_FS). */
+int cl_unshare_fs(void);
+
+/* Thread-local state of a worker; all zero at first. */
+struct cl_worker {
+	void *buffer;		/* reused for payloads; freed never: workers live as long as the daemon */
+	size_t buffer_size;
+	uint32_t user;		/* what cl_assume_user was called with last */
+	uint32_t group;
+	uint32_t mask;		/* the umask set last */
+	int assumed;		/* whether user, group and mask are valid */
+	unsigned int slot;	/* the worker's slot of the gate, plus one */
+};
+struct cl_worker *cl_this_worker(void);
+
+void cl_syslog(int priority, const char *message);
+
+/* Unix stream sockets: the address structures are unions to Swift. ENAMETOOLONG where the path does not fit. */
+int cl_unix_socket(void);
+int cl_unix_bind(int socket, const char *path);
+int cl_unix_connect(int socket, const char *path);
+int cl_unix_accept(int socket);
+
+/* The peer's user of a connected Unix socket: getsockopt(SO_PEERCRED). */
+int cl_peer_user(int socket, uint32_t *user, int32_t *process);
+
+#endif

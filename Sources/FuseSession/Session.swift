@@ -1,0 +1,126 @@
+internal import CFuse3
+internal import CFuseShim
+internal import Glibc
+package import LinuxSystem
+package import SystemPackage
+internal import Synchronization
+
+/// How a session is mounted and what it asks of the kernel.
+package struct SessionOptions: Sendable {
+    /// Options of the mount, as `-o` gives them: allow_other, fsname=..., ro, ...
+    package var mountOptions: [String]
+    /// Workers at the most: each serves one request at a time.
+    package var threadsMax: UInt32
+    /// Whether nothing but this mount changes the source: then the kernel need not doubt what it has cached.
+    package var ownsSource: Bool
+    package var logsDebug: Bool
+
+    package init(
+        mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, logsDebug: Bool = false
+    ) {
+        self.mountOptions = mountOptions
+        self.threadsMax = threadsMax
+        self.ownsSource = ownsSource
+        self.logsDebug = logsDebug
+    }
+
+    /// The largest payload of one WRITE.
+    static let writeBytesMax: UInt32 = 1 << 20
+
+    func negotiate(_ connection: UnsafeMutablePointer<fuse_conn_info>) {
+        func want(_ capability: Int32, _ isWanted: Bool = true) {
+            let bit = UInt32(bitPattern: capability)
+            if isWanted && connection.pointee.capable & bit != 0 {
+                connection.pointee.want |= bit
+            } else {
+                connection.pointee.want &= ~bit
+            }
+        }
+        want(FUSE_CAP_ASYNC_READ)
+        want(FUSE_CAP_ATOMIC_O_TRUNC)
+        want(FUSE_CAP_DONT_MASK)  // a directory's default ACL takes the umask's place
+        want(FUSE_CAP_POSIX_ACL)
+        want(FUSE_CAP_SPLICE_WRITE)
+        want(FUSE_CAP_SPLICE_MOVE)
+        want(FUSE_CAP_SPLICE_READ, false)  // a write's payload is looked at before it goes on
+        want(FUSE_CAP_ASYNC_DIO)
+        want(FUSE_CAP_PARALLEL_DIROPS)
+        want(FUSE_CAP_READDIRPLUS)
+        want(FUSE_CAP_READDIRPLUS_AUTO)
+        want(FUSE_CAP_CACHE_SYMLINKS)
+        want(FUSE_CAP_WRITEBACK_CACHE, false)
+        want(FUSE_CAP_AUTO_INVAL_DATA, !ownsSource)
+        // Locks are the kernel's: no worker ever waits in one.
+        want(FUSE_CAP_POSIX_LOCKS, false)
+        want(FUSE_CAP_FLOCK_LOCKS, false)
+        connection.pointee.max_write = Self.writeBytesMax
+        connection.pointee.max_readahead = Self.writeBytesMax
+        connection.pointee.max_background = 64
+        connection.pointee.congestion_threshold = 48
+    }
+}
+
+/// A FUSE session: from the mount to its end. The only place where the kernel is spoken to.
+package final class Session: @unchecked Sendable {
+    private let session: OpaquePointer
+    private let state: Unmanaged<CallbackState>
+    private let threadsMax: UInt32
+
+    /// Makes a session that serves `operations`; EINVAL where libfuse refuses an option.
+    package init(_ options: SessionOptions, _ operations: any FileSystemOperations) throws(Errno) {
+        threadsMax = options.threadsMax
+        state = .passRetained(CallbackState(operations, options))
+        var words = ["fusesnap"]
+        for option in options.mountOptions { words += ["-o", option] }
+        if options.logsDebug { words.append("-d") }
+        var arguments = fuse_args()
+        defer { fuse_opt_free_args(&arguments) }
+        for word in words where fuse_opt_add_arg(&arguments, word) != 0 { throw .noMemory }
+        var table = lowLevelOperations()
+        let made = fuse_session_new(
+            &arguments, &table, MemoryLayout<fuse_lowlevel_ops>.size, state.toOpaque())
+        guard let made else {
+            state.release()
+            throw .invalidArgument
+        }
+        session = made
+    }
+
+    deinit {
+        fuse_session_destroy(session)
+        state.release()
+    }
+
+    /// Mounts. Throws EIO where that failed: libfuse, or fusermount3, has said why on standard error.
+    package func mount(at mountpoint: String) throws(Errno) {
+        if fuse_session_mount(session, mountpoint) != 0 { throw .ioError }
+    }
+
+    /// Serves requests until the mount is gone or `exit` is called. 0, or a negated errno.
+    package func run() -> Int32 {
+        fs_session_loop_mt(session, 1, threadsMax)
+    }
+
+    /// Makes `run` return, soon.
+    package func exit() {
+        fuse_session_exit(session)
+    }
+
+    /// Unmounts where that has not happened yet; lazily, where files are open.
+    package func unmount() {
+        fuse_session_unmount(session)
+    }
+
+    /// Makes the kernel forget a name, and all that is cached below it. Not to be called by a worker: the kernel
+    /// takes the directory's lock, which the request that the worker serves may hold.
+    package func invalidateEntry(parent: UInt64, _ name: FileName) {
+        name.withCString { string in
+            _ = fuse_lowlevel_notify_inval_entry(session, parent, string, name.length)
+        }
+    }
+
+    /// Makes the kernel forget the cached data of a node. Not to be called by a worker.
+    package func invalidateData(node: UInt64) {
+        _ = fuse_lowlevel_notify_inval_inode(session, node, 0, 0)
+    }
+}

@@ -1,0 +1,71 @@
+internal import CLinux
+internal import Glibc
+package import SystemPackage
+
+/// An open file descriptor, closed when the last reference to it goes.
+///
+/// Shared by reference: a cache may drop its reference while a worker still uses the descriptor.
+package final class Descriptor: Sendable {
+    package let raw: Int32
+
+    /// Takes over `raw`.
+    package init(owning raw: Int32) {
+        self.raw = raw
+    }
+
+    deinit {
+        // What close(2) reports of delayed writes was asked for by fsync where it matters.
+        _ = close(raw)
+    }
+
+    /// openat(2).
+    package static func open(
+        at directory: Int32, _ path: UnsafePointer<CChar>, _ flags: Int32, mode: UInt32 = 0
+    ) throws(Errno) -> Descriptor {
+        Descriptor(
+            owning: try checked { cl_openat(directory, path, flags | O_CLOEXEC, mode) })
+    }
+
+    /// Opens what `raw` refers to again, with flags of its own, through its link in /proc.
+    package static func reopen(_ raw: Int32, _ flags: Int32) throws(Errno) -> Descriptor {
+        try withLink(to: raw) { (path) throws(Errno) in
+            try open(at: AT_FDCWD, path, flags & ~O_NOFOLLOW)
+        }
+    }
+}
+
+/// Calls `body` with the path of the link in /proc that leads to what `descriptor` refers to: the way to calls
+/// that refuse an O_PATH descriptor. It leads to the inode itself, a symbolic link's too.
+package func withLink<Result>(
+    to descriptor: Int32, _ body: (UnsafePointer<CChar>) throws(Errno) -> Result
+) throws(Errno) -> Result {
+    // "/proc/self/fd/" and at most ten digits.
+    let path: InlineArray<26, CChar> = linkPath(descriptor)
+    return try unsafeBody(path, body)
+}
+
+private func unsafeBody<Result>(
+    _ path: InlineArray<26, CChar>, _ body: (UnsafePointer<CChar>) throws(Errno) -> Result
+) throws(Errno) -> Result {
+    try withUnsafePointer(to: path) { (pointer) throws(Errno) -> Result in
+        try body(UnsafeRawPointer(pointer).assumingMemoryBound(to: CChar.self))
+    }
+}
+
+private func linkPath(_ descriptor: Int32) -> InlineArray<26, CChar> {
+    precondition(descriptor >= 0, "a descriptor that is open is not negative")
+    var path = InlineArray<26, CChar>(repeating: 0)
+    var length = 0
+    for byte in "/proc/self/fd/".utf8 {
+        path[length] = CChar(bitPattern: byte)
+        length += 1
+    }
+    var divisor: Int32 = 1
+    while descriptor / divisor >= 10 { divisor *= 10 }
+    while divisor > 0 {
+        path[length] = CChar(48 + (descriptor / divisor) % 10)
+        length += 1
+        divisor /= 10
+    }
+    return path
+}

@@ -1,0 +1,92 @@
+internal import CLinux
+internal import Glibc
+package import SystemPackage
+
+// Extended attributes of what a descriptor refers to. They go through the link in /proc, so that an O_PATH
+// descriptor will do, one of a symbolic link too.
+
+/// setxattr(2); `flags` is XATTR_CREATE, XATTR_REPLACE or 0.
+package func setExtendedAttribute(
+    _ descriptor: Int32, _ name: UnsafePointer<CChar>, _ value: UnsafeRawBufferPointer,
+    _ flags: Int32
+) throws(Errno) {
+    try withLink(to: descriptor) { (path) throws(Errno) -> Void in
+        try checked { setxattr(path, name, value.baseAddress, value.count, flags) }
+    }
+}
+
+/// removexattr(2).
+package func removeExtendedAttribute(
+    _ descriptor: Int32, _ name: UnsafePointer<CChar>
+) throws(Errno) {
+    try withLink(to: descriptor) { (path) throws(Errno) -> Void in
+        try checked { removexattr(path, name) }
+    }
+}
+
+/// getxattr(2): the value's length; with an empty buffer only that. Throws ERANGE where it does not fit.
+package func extendedAttribute(
+    _ descriptor: Int32, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
+) throws(Errno) -> Int {
+    try withLink(to: descriptor) { (path) throws(Errno) -> Int in
+        try checked { getxattr(path, name, buffer.baseAddress, buffer.count) }
+    }
+}
+
+/// listxattr(2): the length of the names, a NUL byte after each; with an empty buffer only that.
+package func extendedAttributeNames(
+    _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer
+) throws(Errno) -> Int {
+    try withLink(to: descriptor) { (path) throws(Errno) -> Int in
+        try checked {
+            listxattr(
+                path, buffer.baseAddress?.assumingMemoryBound(to: CChar.self), buffer.count)
+        }
+    }
+}
+
+/// Every extended attribute with its value; none where the file system has no such thing.
+package func allExtendedAttributes(
+    _ descriptor: Int32
+) throws(Errno) -> [FileName: [UInt8]] {
+    let names: [UInt8]
+    do throws(Errno) {
+        names = try growing { (buffer) throws(Errno) -> Int in
+            try extendedAttributeNames(descriptor, into: buffer)
+        }
+    } catch .notSupported {
+        return [:]
+    }
+    var attributes: [FileName: [UInt8]] = [:]
+    for bytes in names.split(separator: 0) {
+        let name = FileName(bytes: bytes)
+        do throws(Errno) {
+            attributes[name] = try growing { (buffer) throws(Errno) -> Int in
+                try name.withCString { (string) throws(Errno) -> Int in
+                    try extendedAttribute(descriptor, string, into: buffer)
+                }
+            }
+        } catch .noData {
+            // Listed, and gone or not ours to read: then it is not part of what we can keep.
+        }
+    }
+    return attributes
+}
+
+/// Asks for the length, then for the bytes, again while they grow in between.
+private func growing(
+    _ call: (UnsafeMutableRawBufferPointer) throws(Errno) -> Int
+) throws(Errno) -> [UInt8] {
+    while true {
+        let length = try call(UnsafeMutableRawBufferPointer(start: nil, count: 0))
+        if length == 0 { return [] }
+        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 1)
+        defer { room.deallocate() }
+        do throws(Errno) {
+            let count = try call(room)
+            return Array(room[..<count])
+        } catch .outOfRange {
+            continue
+        }
+    }
+}

@@ -1,0 +1,62 @@
+internal import CLinux
+internal import Glibc
+package import SystemPackage
+
+/// A file handle: names an inode for as long as it lives, wherever it is moved, without holding it open.
+///
+/// Kept inline, since the daemon holds one for each inode that the kernel remembers. Handles longer than
+/// `bytesMax` exist (network file systems); a source that needs them is served without handles.
+package struct FileHandle: Hashable, Sendable {
+    package static let bytesMax = 24
+
+    private var bytes: (UInt64, UInt64, UInt64) = (0, 0, 0)
+    private var kind: Int32 = 0
+    private var length: UInt32 = 0
+
+    /// No handle: of an inode in a source without them.
+    package init() {}
+
+    package var isEmpty: Bool { length == 0 }
+
+    /// name_to_handle_at(2) of what `descriptor` refers to. Throws EOPNOTSUPP where the file system has no
+    /// handles, EOVERFLOW where they are too long.
+    package init(of descriptor: Int32) throws(Errno) {
+        var room = UInt32(Self.bytesMax)
+        var type: Int32 = 0
+        var empty: CChar = 0
+        var words: (UInt64, UInt64, UInt64) = (0, 0, 0)
+        try checked {
+            withUnsafeMutableBytes(of: &words) { buffer in
+                cl_name_to_handle_at(
+                    descriptor, &empty, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                    &room, &type, AT_EMPTY_PATH)
+            }
+        }
+        bytes = words
+        kind = type
+        length = room
+    }
+
+    /// open_by_handle_at(2); `mount` is any descriptor on the file system that is not O_PATH. Needs
+    /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
+    package func open(mount: Int32, _ flags: Int32) throws(Errno) -> Descriptor {
+        var words = bytes
+        let raw = try checked {
+            withUnsafeMutableBytes(of: &words) { buffer in
+                cl_open_by_handle_at(
+                    mount, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self), length, kind,
+                    flags | O_CLOEXEC)
+            }
+        }
+        return Descriptor(owning: raw)
+    }
+
+    package static func == (left: FileHandle, right: FileHandle) -> Bool {
+        left.kind == right.kind && left.length == right.length && left.bytes == right.bytes
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(bytes.0)
+        hasher.combine(bytes.1)
+    }
+}

@@ -1,0 +1,73 @@
+internal import CLinux
+internal import Glibc
+package import SystemPackage
+
+/// What belongs to the calling thread: a buffer for payloads, and whose rights it works with.
+package enum WorkerThread {
+    /// The thread's own buffer, grown to at least `size` bytes; what it holds is lost with the next call.
+    package static func buffer(_ size: Int) -> UnsafeMutableRawBufferPointer {
+        let worker = cl_this_worker()
+        guard let worker else { preconditionFailure("every thread has thread-local storage") }
+        if worker.pointee.buffer_size < size {
+            let rounded = (size + 0xffff) & ~0xffff
+            worker.pointee.buffer?.deallocate()
+            worker.pointee.buffer = .allocate(byteCount: rounded, alignment: 4096)
+            worker.pointee.buffer_size = rounded
+        }
+        return UnsafeMutableRawBufferPointer(start: worker.pointee.buffer, count: size)
+    }
+}
+
+/// In whose name the daemon's threads work on the source.
+///
+/// A root daemon makes files as the user who asks for them, so that they are theirs from the first instant, and
+/// writes as that user, so that quotas and the blocks reserved for root bind them. The thread keeps the
+/// capabilities that it has: whether the user may do a thing at all the kernel has decided (default_permissions),
+/// with the supplementary groups, which the daemon does not know. An ordinary user's daemon stays who it is.
+package struct Credentials: Sendable {
+    private let switchesUsers: Bool
+    private let capabilities: UInt64
+
+    /// CAP_SYS_RESOURCE: lifts quotas and opens the blocks reserved for root.
+    private static let resourceCapability: UInt32 = 24
+
+    /// Those of the daemon. As root, gives up CAP_SYS_RESOURCE for all threads that come after.
+    package init() throws(Errno) {
+        switchesUsers = geteuid() == 0
+        if switchesUsers {
+            try checked { cl_drop_capability(Self.resourceCapability) }
+        }
+        capabilities = cl_permitted_capabilities()
+    }
+
+    /// The calling thread works as `user` from now on, and makes files with `mask` as its umask.
+    package func assume(user: UInt32, group: UInt32, mask: UInt32) throws(Errno) {
+        guard let worker = cl_this_worker() else {
+            preconditionFailure("every thread has thread-local storage")
+        }
+        if worker.pointee.assumed == 0 {
+            // The umask is shared by all threads until a thread leaves the others.
+            try checked { cl_unshare_fs() }
+            worker.pointee.mask = umask(mask)
+            worker.pointee.mask = mask
+            worker.pointee.user = geteuid()
+            worker.pointee.group = getegid()
+            worker.pointee.assumed = 1
+        }
+        if worker.pointee.mask != mask {
+            _ = umask(mask)
+            worker.pointee.mask = mask
+        }
+        guard switchesUsers else { return }
+        if worker.pointee.user != user || worker.pointee.group != group {
+            try checked { cl_assume_user(user, group, capabilities) }
+            worker.pointee.user = user
+            worker.pointee.group = group
+        }
+    }
+
+    /// The calling thread works as the daemon itself: for files of the store.
+    package func assumeDaemon() throws(Errno) {
+        try assume(user: geteuid(), group: getegid(), mask: 0o077)
+    }
+}

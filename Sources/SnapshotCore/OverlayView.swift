@@ -1,0 +1,187 @@
+internal import Glibc
+package import LinuxSystem
+package import SnapshotRecord
+internal import Synchronization
+package import SystemPackage
+
+/// The primary area, but with the delta map's version of each area that has one.
+///
+/// How it reads beside writers, without waiting for them: look at the map; where it has nothing, read the primary,
+/// and look at the map again. A writer makes the map's entry before it changes the primary, so if there is still no
+/// entry, what was read is the version of the cut. Where reading the primary fails, a writer may just be taking the
+/// inode away, between its change and its note of it: then the reader waits for that writer, and asks once more.
+package struct OverlayView: Sendable {
+    package let source: SourceTree
+    package let map: DeltaMap
+    package let store: DeltaStore
+    let locations: LocationTable
+
+    init(
+        source: SourceTree, map: DeltaMap, store: DeltaStore, locations: LocationTable
+    ) {
+        self.source = source
+        self.map = map
+        self.store = store
+        self.locations = locations
+    }
+
+    /// The recorded version of an area, else the primary's.
+    private func version<Version>(
+        of key: InodeKey,
+        recorded: (borrowing InodeRecord.Contents) -> Version?,
+        primary: () throws(Errno) -> Version
+    ) throws(Errno) -> Version {
+        func look() -> Version? {
+            map.record(of: key)?.contents.withLock { recorded($0) }
+        }
+        if let version = look() { return version }
+        do throws(Errno) {
+            let version = try primary()
+            return look() ?? version
+        } catch {
+            guard waitForWriter(key) else { throw error }
+            if let version = look() { return version }
+            return try primary()
+        }
+    }
+
+    /// Waits for a writer that may be taking an inode away; false where nobody can be.
+    private func waitForWriter(_ key: InodeKey) -> Bool {
+        if !source.usesHandles { locations.waitForMoves() }
+        guard let record = map.record(of: key) else { return !source.usesHandles }
+        record.firstChange.withLock { _ in }
+        return true
+    }
+
+    // MARK: Inodes
+
+    /// Opens the inode of the cut where it is now; nil where all that there was of it is in the record.
+    package func open(
+        _ reference: InodeReference, _ flags: Int32,
+        find: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor? {
+        func isDetached() -> Bool {
+            map.record(of: reference.key)?.contents.withLock { $0.place == .detached } ?? false
+        }
+        if isDetached() { return nil }
+        do throws(Errno) {
+            return try openPresent(reference, flags, find: find)
+        } catch {
+            guard waitForWriter(reference.key) else { throw error }
+            if isDetached() { return nil }
+            return try openPresent(reference, flags, find: find)
+        }
+    }
+
+    private func openPresent(
+        _ reference: InodeReference, _ flags: Int32,
+        find: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor {
+        if source.usesHandles { return try source.open(reference, flags) }
+        let place = map.record(of: reference.key)?.contents.withLock { $0.place }
+        if place == .graveyard { return try store.openGrave(reference.key, flags) }
+        let moved = try locations.open(reference.key, root: source.root)
+        let found = if let moved { moved } else { try find() }
+        guard InodeKey(try FileStatus(of: found.raw)) == reference.key else {
+            throw .staleNFSFileHandle
+        }
+        return flags & O_PATH != 0 ? found : try Descriptor.reopen(found.raw, flags)
+    }
+
+    package func status(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> FileStatus {
+        try version(of: reference.key) {
+            $0.attributes?.status
+        } primary: { () throws(Errno) in
+            var status = try FileStatus(of: try descriptor().raw)
+            if reference == source.rootReference, status.links > 2 {
+                status.links -= 1  // the store's directory, which is not shown
+            }
+            return status
+        }
+    }
+
+    package func extendedAttributes(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> [FileName: [UInt8]] {
+        try version(of: reference.key) {
+            $0.attributes?.extended
+        } primary: { () throws(Errno) in
+            try allExtendedAttributes(try descriptor().raw)
+        }
+    }
+
+    package func target(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> [UInt8] {
+        try version(of: reference.key) {
+            $0.target
+        } primary: { () throws(Errno) in
+            try readLink(try descriptor().raw)
+        }
+    }
+
+    // MARK: Names
+
+    /// What `name` stands for in a directory; throws ENOENT where it stands for nothing. `directory` is nil where
+    /// the directory is detached.
+    package func entry(
+        in reference: InodeReference, _ directory: Descriptor?, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> InodeReference {
+        let key = FileName(name)
+        let entry = try version(of: reference.key) {
+            $0.entries[key]
+        } primary: { () throws(Errno) -> RecordedEntry in
+            guard let directory else { return .absent }
+            do throws(Errno) {
+                let inode = try Descriptor.open(at: directory.raw, name, O_PATH | O_NOFOLLOW)
+                let status = try FileStatus(of: inode.raw)
+                if source.hides(status) { return .absent }
+                if status.device != source.device {
+                    return .present(InodeReference(status, handle: FileHandle()))
+                }
+                return .present(try source.reference(of: inode.raw, status))
+            } catch .noSuchFileOrDirectory {
+                return .absent
+            }
+        }
+        switch entry {
+        case .absent: throw .noSuchFileOrDirectory
+        case .present(let reference): return reference
+        }
+    }
+
+    /// Every name in a directory, in an order that stays. `directory` is a descriptor opened for reading, nil where
+    /// the directory is detached.
+    package func listing(
+        of reference: InodeReference, _ directory: Descriptor?
+    ) throws(Errno) -> Listing {
+        var primary = Listing()
+        if let directory {
+            var reader = DirectoryReader(directory)
+            try reader.seek(to: 0)
+            try reader.forEach { entry in
+                if !entry.isDot && !source.hides(entry) {
+                    primary.append(entry.name, inode: entry.inode, kind: entry.kind)
+                }
+            }
+        }
+        // The names that are not recorded by now have not changed since the cut, so each was met exactly once.
+        let changed = map.record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]
+        if changed.isEmpty { return primary }
+        var patched = Listing()
+        primary.forEach { name, inode, kind in
+            if changed[FileName(name)] == nil {
+                patched.append(name, inode: inode, kind: kind)
+            }
+        }
+        for (name, entry) in changed {
+            guard case .present(let inode) = entry else { continue }
+            name.withCString {
+                patched.append($0, inode: inode.key.inode, kind: UInt8(inode.kind >> 12))
+            }
+        }
+        return patched
+    }
+}

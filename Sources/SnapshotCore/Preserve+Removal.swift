@@ -1,0 +1,197 @@
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotRecord
+internal import Synchronization
+package import SystemPackage
+
+// Inodes that lose a name, maybe their last.
+extension Preserve {
+    /// What becomes of an inode whose name is taken away.
+    private enum Fate {
+        /// It keeps another name, or the snapshot does not need it.
+        case stays
+        /// It is moved to the graveyard.
+        case buried
+        /// It goes, since all that the snapshot needs of it is recorded.
+        case detached
+    }
+
+    /// unlink(2) or rmdir(2) of a name, with what the snapshot needs preserved. Throws what the call throws.
+    package func unlink(
+        in directory: ChangeTarget, _ name: UnsafePointer<CChar>, victim: ChangeTarget,
+        _ flags: Int32
+    ) throws(Errno) {
+        willChangeAttributes(of: victim)
+        willChangeEntry(in: directory, name, now: .present(victim.reference))
+        func plainly() throws(Errno) {
+            try LinuxSystem.unlink(at: directory.descriptor.raw, name, flags)
+        }
+        guard let record = record(of: victim.reference) else { return try plainly() }
+        try removing(victim, record) { (fate) throws(Errno) -> Bool in
+            guard case .buried = fate else {
+                try plainly()
+                return true
+            }
+            return try bury(victim, record, from: directory, name)
+        }
+    }
+
+    /// Takes a name of `victim` away with `remove`, under the record's `firstChange`. `remove` gets what is to
+    /// become of the inode, and answers false where it cannot be buried; then all its data are copied first, and
+    /// `remove` is called again.
+    private func removing(
+        _ victim: ChangeTarget, _ record: InodeRecord, _ remove: (Fate) throws(Errno) -> Bool
+    ) throws(Errno) {
+        preserveTarget(of: victim, record)
+        func attempt(_ decide: () throws(Errno) -> Fate) throws(Errno) -> Bool {
+            try record.firstChange.withLock { (_) throws(Errno) -> Bool in
+                let fate = try decide()
+                guard try remove(fate) else { return false }
+                if case .detached = fate { record.contents.withLock { $0.place = .detached } }
+                return true
+            }
+        }
+        if try attempt({ () throws(Errno) in try fate(of: victim, record) }) { return }
+        preserveAllData(of: victim)
+        _ = try attempt { .detached }
+    }
+
+    /// Moves the name to the graveyard; false where the inode must be copied instead.
+    private func bury(
+        _ victim: ChangeTarget, _ record: InodeRecord, from directory: ChangeTarget,
+        _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> Bool {
+        let bytes = try FileStatus(of: victim.descriptor.raw).blocks * 512
+        do throws(Errno) {
+            try store.bury(
+                record.key, bytes: UInt64(bytes), from: directory.descriptor.raw, name)
+        } catch {
+            // Another quota project, or no space for the name. Anything else unlink would say too.
+            guard Self.graveyardIsClosed(error) else { throw error }
+            return false
+        }
+        record.contents.withLock { $0.place = .graveyard }
+        if store.isOverBound { becomeInexact("the delta is over its bound") }
+        return true
+    }
+
+    private static func graveyardIsClosed(_ error: Errno) -> Bool {
+        switch error {
+        case .improperLink, .noSpace, .diskQuotaExceeded, .tooManyLinks: true
+        default: false
+        }
+    }
+
+    /// What a rename moves, from where to where.
+    package struct Move {
+        let moved: ChangeTarget
+        /// What the new name stands for before.
+        let replaced: ChangeTarget?
+        let flags: UInt32
+        /// In a source without handles: the directories above the old name and the new one, themselves included.
+        let ancestors: [Ancestor]
+
+        package init(
+            _ moved: ChangeTarget, replacing replaced: ChangeTarget?, flags: UInt32,
+            ancestors: [Ancestor]
+        ) {
+            self.moved = moved
+            self.replaced = replaced
+            self.flags = flags
+            self.ancestors = ancestors
+        }
+
+        var isExchange: Bool { flags & UInt32(RENAME_EXCHANGE) != 0 }
+    }
+
+    /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws.
+    package func rename(
+        _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
+        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
+    ) throws(Errno) {
+        let moved = move.moved
+        let replaced = move.replaced
+        willChangeAttributes(of: moved)
+        willChangeEntry(in: directory, name, now: .present(moved.reference))
+        if let replaced { willChangeAttributes(of: replaced) }
+        willChangeEntry(
+            in: newDirectory, newName,
+            now: replaced.map { .present($0.reference) } ?? .absent)
+        func plainly() throws(Errno) {
+            func rename() throws(Errno) {
+                try LinuxSystem.rename(
+                    at: directory.descriptor.raw, name, to: newDirectory.descriptor.raw, newName,
+                    flags: move.flags)
+            }
+            if source.usesHandles { return try rename() }
+            var places = [(moved.key, place(newDirectory, newName))]
+            if let replaced, move.isExchange {
+                places.append((replaced.key, place(directory, name)))
+            }
+            try locations.move(places, below: move.ancestors, rename)
+        }
+        guard let replaced, !move.isExchange, replaced.key != moved.key,
+            let record = record(of: replaced.reference)
+        else { return try plainly() }
+        try removing(replaced, record) { (fate) throws(Errno) -> Bool in
+            if case .buried = fate, !linkIntoGraveyard(replaced, record, newDirectory, newName) {
+                return false
+            }
+            try plainly()
+            return true
+        }
+    }
+
+    private func place(
+        _ directory: ChangeTarget, _ name: UnsafePointer<CChar>
+    ) -> LocationTable.Place {
+        let isRoot = directory.reference == source.rootReference
+        return LocationTable.Place(parent: isRoot ? nil : directory.key, name: FileName(name))
+    }
+
+    /// Gives the inode that a rename is about to replace a name in the graveyard; false where the inode must be
+    /// copied instead.
+    private func linkIntoGraveyard(
+        _ victim: ChangeTarget, _ record: InodeRecord, _ directory: ChangeTarget,
+        _ name: UnsafePointer<CChar>
+    ) -> Bool {
+        do throws(Errno) {
+            let bytes = try FileStatus(of: victim.descriptor.raw).blocks * 512
+            // The count that applications see is corrected from here on: a moment early rather than late.
+            record.contents.withLock { $0.place = .graveyard }
+            try store.linkIntoGraveyard(
+                record.key, bytes: UInt64(bytes), from: directory.descriptor.raw, name)
+            if store.isOverBound { becomeInexact("the delta is over its bound") }
+            return true
+        } catch {
+            // Not allowed for another's file (protected_hardlinks), too many links, another quota project.
+            record.contents.withLock { $0.place = .source }
+            return false
+        }
+    }
+
+    /// The target of a symbolic link, before it may go.
+    private func preserveTarget(of victim: ChangeTarget, _ record: InodeRecord) {
+        guard victim.reference.kind == UInt32(S_IFLNK) else { return }
+        if record.contents.withLock({ $0.target != nil }) { return }
+        do throws(Errno) {
+            let target = try readLink(victim.descriptor.raw)
+            record.contents.withLock { $0.target = target }
+        } catch {
+            becomeInexact("a symbolic link's target could not be preserved: \(error)")
+        }
+    }
+
+    /// Decides under the victim's `firstChange`, so that two names of one inode do not both count as not the last.
+    private func fate(of victim: ChangeTarget, _ record: InodeRecord) throws(Errno) -> Fate {
+        let status = try FileStatus(of: victim.descriptor.raw)
+        if status.isDirectory { return .detached }
+        let (place, attributes) = record.contents.withLock { ($0.place, $0.attributes) }
+        if place == .graveyard { return .stays }
+        let isLast = status.links <= 1
+        let hasData = status.isRegular && (attributes?.status.size ?? status.size) > 0
+        if !hasData { return isLast || !source.usesHandles ? .detached : .stays }
+        // Without handles a file is found only by the name that goes: its grave finds it.
+        return isLast || !source.usesHandles ? .buried : .stays
+    }
+}

@@ -1,0 +1,224 @@
+internal import Glibc
+package import LinuxSystem
+package import SnapshotRecord
+internal import Synchronization
+internal import SystemPackage
+
+/// An inode that is about to change: what it is, and a descriptor of it (O_PATH will do).
+package struct ChangeTarget {
+    package let reference: InodeReference
+    package let descriptor: Descriptor
+    /// Whether the descriptor can be read from.
+    package let isReadable: Bool
+
+    package init(_ reference: InodeReference, _ descriptor: Descriptor, isReadable: Bool = false) {
+        self.reference = reference
+        self.descriptor = descriptor
+        self.isReadable = isReadable
+    }
+
+    package var key: InodeKey { reference.key }
+}
+
+/// The second embodiment (Figure 4): the first change to an area stores its original, then changes the primary.
+///
+/// Invariants, for every area of the snapshot:
+/// 1. An original is stored, then its entry made in the map, then the primary changed. `OverlayView` relies on it.
+/// 2. An entry, once made, never changes: it is the version of the cut.
+/// 3. An inode of the cut is not freed while its data are needed: it loses its last name only to the graveyard, or
+///    after all that the snapshot needs of it is in the record (detached).
+/// 4. Applications never fail for the snapshot's sake: what cannot be preserved makes the snapshot inexact.
+///
+/// Every method is called by an operation that has passed the gate, before that operation changes the primary.
+/// Safe for use by all threads.
+package final class Preserve: Sendable {
+    package let source: SourceTree
+    package let map = DeltaMap()
+    package let store: DeltaStore
+    package let end = SnapshotEnd()
+    let locations = LocationTable()
+    private let credentials: Credentials
+    /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
+    private let didBecomeInexact: @Sendable (String) -> Void
+
+    package init(
+        source: SourceTree, store: DeltaStore, credentials: Credentials,
+        didBecomeInexact: @escaping @Sendable (String) -> Void
+    ) {
+        self.source = source
+        self.store = store
+        self.credentials = credentials
+        self.didBecomeInexact = didBecomeInexact
+    }
+
+    package var overlay: OverlayView {
+        OverlayView(source: source, map: map, store: store, locations: locations)
+    }
+
+    /// Gives the snapshot up: its reads fail from now on, and nothing more is stored for it.
+    package func becomeInexact(_ why: String) {
+        if end.becomeInexact(why) { didBecomeInexact(why) }
+    }
+
+    /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
+    func record(of reference: InodeReference) -> InodeRecord? {
+        guard end.isRecording, reference.device == source.device else { return nil }
+        return map.recordForChange(of: reference.key)
+    }
+
+    /// Runs what stores an original, as the daemon's own user. Failing, it makes the snapshot inexact.
+    private func storing(_ what: String, _ body: () throws(Errno) -> Void) {
+        do throws(Errno) {
+            try credentials.assumeDaemon()
+            try body()
+        } catch {
+            becomeInexact("\(what): \(error)")
+        }
+    }
+
+    // MARK: Attributes
+
+    /// Before anything that changes the attributes of an inode: its data or names too, since they change its times.
+    package func willChangeAttributes(of target: ChangeTarget) {
+        guard let record = record(of: target.reference) else { return }
+        _ = preserveAttributes(of: target, record)
+    }
+
+    /// Preserves the attributes where that is not done yet, and returns them; nil where it failed.
+    private func preserveAttributes(
+        of target: ChangeTarget, _ record: InodeRecord
+    ) -> RecordedAttributes? {
+        if let known = record.contents.withLock({ $0.attributes }) { return known }
+        storing("the attributes of inode \(target.key.inode) could not be preserved") {
+            () throws(Errno) in
+            try record.firstChange.withLock { (_) throws(Errno) -> Void in
+                if record.contents.withLock({ $0.attributes != nil }) { return }
+                var status = try FileStatus(of: target.descriptor.raw)
+                if target.reference == source.rootReference, status.links > 2 {
+                    status.links -= 1  // the store's directory, which is not shown
+                }
+                let attributes = RecordedAttributes(
+                    status: status,
+                    extended: try allExtendedAttributes(target.descriptor.raw))
+                record.contents.withLock { $0.attributes = attributes }
+                map.countAreas(1)
+            }
+        }
+        return record.contents.withLock { $0.attributes }
+    }
+
+    // MARK: Data
+
+    /// Before a change to the bytes in `range` of a file; a truncation changes all from the new size on.
+    ///
+    /// Preserves at most `RecordLimits.sliceBytesMax`; false where more is left, so that the caller lets a cut
+    /// through and asks again.
+    package func willChangeData(of target: ChangeTarget, _ range: Range<Int64>) -> Bool {
+        guard let record = record(of: target.reference) else { return true }
+        guard let attributes = preserveAttributes(of: target, record) else { return true }
+        let size = attributes.status.size
+        let lower = range.lowerBound
+        let upper = min(range.upperBound, size)
+        guard lower < upper else { return true }
+        let blocks = blockNumbers(lower..<upper)
+        let isPreserved = record.contents.withLock { contents in
+            contents.isUnreadable
+                || contents.blocks.run(from: blocks.lowerBound, limit: blocks.upperBound)
+                    == (true, blocks.upperBound)
+        }
+        if isPreserved { return true }
+        var isDone = true
+        storing("the data of inode \(target.key.inode) could not be preserved") {
+            () throws(Errno) in
+            isDone = try preserveData(of: target, record, blocks, size: size)
+        }
+        return isDone
+    }
+
+    private func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
+        let block = RecordLimits.blockBytes
+        return UInt64(range.lowerBound / block)..<UInt64((range.upperBound + block - 1) / block)
+    }
+
+    private func preserveData(
+        of target: ChangeTarget, _ record: InodeRecord, _ blocks: Range<UInt64>, size: Int64
+    ) throws(Errno) -> Bool {
+        let block = UInt64(RecordLimits.blockBytes)
+        var left = UInt64(RecordLimits.sliceBytesMax) / block
+        return try record.firstChange.withLock { (_) throws(Errno) -> Bool in
+            guard let reader = try reader(of: target, record) else { return true }
+            var at = blocks.lowerBound
+            while at < blocks.upperBound {
+                let (isPresent, runEnd) = record.contents.withLock {
+                    $0.blocks.run(from: at, limit: blocks.upperBound)
+                }
+                if isPresent {
+                    at = runEnd
+                    continue
+                }
+                if left == 0 { return false }
+                let end = min(runEnd, at + left)
+                let bytes = Int64(at * block)..<min(Int64(end * block), size)
+                try store.storeOriginal(of: record.key, from: reader.raw, bytes)
+                record.contents.withLock { $0.blocks.insert(at..<end) }
+                map.countAreas(end - at)
+                left -= end - at
+                at = end
+            }
+            return true
+        }
+    }
+
+    /// A descriptor of the inode to read from; nil where this user may not read it.
+    private func reader(
+        of target: ChangeTarget, _ record: InodeRecord
+    ) throws(Errno) -> Descriptor? {
+        if target.isReadable { return target.descriptor }
+        do throws(Errno) {
+            return try Descriptor.reopen(target.descriptor.raw, O_RDONLY | O_NONBLOCK)
+        } catch .permissionDenied {
+            record.contents.withLock { $0.isUnreadable = true }
+            return nil
+        }
+    }
+
+    /// Preserves all data of an inode, however much.
+    func preserveAllData(of target: ChangeTarget) {
+        while !willChangeData(of: target, 0..<Int64.max) {}
+    }
+
+    // MARK: Names
+
+    /// Before a name in a directory comes, goes, or stands for something else. `now` is what it stands for.
+    package func willChangeEntry(
+        in directory: ChangeTarget, _ name: UnsafePointer<CChar>, now entry: RecordedEntry
+    ) {
+        willChangeAttributes(of: directory)
+        guard let record = record(of: directory.reference) else { return }
+        let key = FileName(name)
+        let isNew = record.contents.withLock { contents in
+            if contents.entries[key] != nil { return false }
+            contents.entries[key] = entry
+            return true
+        }
+        if isNew { map.countAreas(1) }
+    }
+
+    /// After an inode was made: it is not in the snapshot.
+    package func didMake(_ status: FileStatus) {
+        guard end.isRecording, status.device == source.device else { return }
+        if !map.insertBorn(InodeKey(status)) {
+            becomeInexact("inode number \(status.inode) was used again within one tick of the clock")
+        }
+    }
+}
+
+extension Preserve {
+    /// Whether an inode lives on in the graveyard only (or there and under names that it has left): then its link
+    /// count is one higher than applications may see.
+    package func isInGraveyard(_ status: FileStatus) -> Bool {
+        guard status.device == source.device else { return false }
+        return map.record(of: InodeKey(status))?.contents.withLock { $0.place == .graveyard }
+            ?? false
+    }
+}

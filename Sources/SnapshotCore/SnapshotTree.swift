@@ -1,0 +1,111 @@
+internal import Glibc
+package import LinuxSystem
+package import SnapshotRecord
+package import SystemPackage
+
+/// What `.snapshot` shows: the tree of the cut, read-only.
+///
+/// Every method asks at its end whether the snapshot still holds, and throws EIO or ESTALE where it does not
+/// (`SnapshotEnd`).
+package struct SnapshotTree: Sendable {
+    /// Inode numbers in a snapshot differ from the source's in this bit.
+    package static let inodeBit: UInt64 = 1 << 62
+
+    package let overlay: OverlayView
+    private let end: SnapshotEnd
+
+    package init(_ preserve: Preserve) {
+        overlay = preserve.overlay
+        end = preserve.end
+    }
+
+    private func checked<Result>(
+        _ body: () throws(Errno) -> Result
+    ) throws(Errno) -> Result {
+        try end.check()
+        let result: Result
+        do throws(Errno) {
+            result = try body()
+        } catch {
+            try end.check()
+            // The kernel has granted this by the modes of the cut; an ordinary user's daemon is refused, since the
+            // live ones have changed.
+            guard error == .permissionDenied else { throw error }
+            _ = end.becomeIncomplete("a file could not be read: its mode has changed since the cut")
+            throw .ioError
+        }
+        try end.check()
+        return result
+    }
+
+    /// A file system mounted below the source is not covered: it shows as an empty directory.
+    private func isCovered(_ reference: InodeReference) -> Bool {
+        reference.device == overlay.source.device
+    }
+
+    package func open(
+        _ reference: InodeReference, _ flags: Int32, find: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor? {
+        if !isCovered(reference) { return nil }
+        return try checked { () throws(Errno) in
+            try overlay.open(reference, flags, find: find)
+        }
+    }
+
+    package func status(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> FileStatus {
+        try checked { () throws(Errno) in
+            var status = try overlay.status(of: reference, descriptor)
+            status.inode ^= Self.inodeBit
+            return status
+        }
+    }
+
+    package func extendedAttributes(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> [FileName: [UInt8]] {
+        try checked { () throws(Errno) in
+            try overlay.extendedAttributes(of: reference, descriptor)
+        }
+    }
+
+    package func target(
+        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> [UInt8] {
+        try checked { () throws(Errno) in try overlay.target(of: reference, descriptor) }
+    }
+
+    package func entry(
+        in reference: InodeReference, _ directory: Descriptor?, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> InodeReference {
+        if !isCovered(reference) { throw .noSuchFileOrDirectory }
+        return try checked { () throws(Errno) in
+            try overlay.entry(in: reference, directory, name)
+        }
+    }
+
+    package func listing(
+        of reference: InodeReference, _ directory: Descriptor?
+    ) throws(Errno) -> Listing {
+        if !isCovered(reference) { return Listing() }
+        return try checked { () throws(Errno) in try overlay.listing(of: reference, directory) }
+    }
+
+    package func read(
+        _ key: InodeKey, primary: Descriptor?, size: Int64,
+        into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
+    ) throws(Errno) -> Int {
+        try checked { () throws(Errno) in
+            try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
+        }
+    }
+
+    package func seek(
+        _ key: InodeKey, primary: Descriptor?, size: Int64, _ whence: Int32, from offset: Int64
+    ) throws(Errno) -> Int64 {
+        try checked { () throws(Errno) in
+            try overlay.seek(key, primary: primary, size: size, whence, from: offset)
+        }
+    }
+}

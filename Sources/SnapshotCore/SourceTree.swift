@@ -1,0 +1,67 @@
+internal import Glibc
+package import LinuxSystem
+package import SnapshotRecord
+package import SystemPackage
+
+/// The primary area: the source directory, reached by descriptors only, so that it can be mounted over.
+package final class SourceTree: Sendable {
+    /// The source directory itself, opened for reading.
+    package let root: Descriptor
+    package let rootReference: InodeReference
+    /// The device of what a snapshot covers; other devices are file systems mounted below the source.
+    package let device: UInt64
+    /// Whether inodes are found by file handles; else by parent and name.
+    package let usesHandles: Bool
+    /// The store's directories, which the mount does not show.
+    package let hidden: [InodeKey]
+
+    /// Takes `root` as the source. `hidden` is what the mount must not show. `mayUseHandles` false finds inodes by
+    /// parent and name even where there are handles.
+    package init(
+        root: Descriptor, hidden: [InodeKey], mayUseHandles: Bool = true
+    ) throws(Errno) {
+        self.root = root
+        self.hidden = hidden
+        let status = try FileStatus(of: root.raw)
+        device = status.device
+        let handle = mayUseHandles ? Self.workingHandle(of: root) : nil
+        usesHandles = handle != nil
+        rootReference = InodeReference(status, handle: handle ?? FileHandle())
+    }
+
+    /// The handle of the source's root, if handles can be made and opened here.
+    private static func workingHandle(of root: Descriptor) -> FileHandle? {
+        do throws(Errno) {
+            let handle = try FileHandle(of: root.raw)
+            _ = try handle.open(mount: root.raw, O_PATH)
+            return handle
+        } catch {
+            // No handles on this file system (EOPNOTSUPP), longer ones than we keep, or no privilege.
+            return nil
+        }
+    }
+
+    /// Whether an inode is one of the store's.
+    package func hides(_ status: FileStatus) -> Bool {
+        status.device == device && hidden.contains { $0.inode == status.inode }
+    }
+
+    /// Whether an entry of a listing is one of the store's.
+    package func hides(_ entry: DirectoryEntry) -> Bool {
+        hidden.contains { $0.inode == entry.inode }
+    }
+
+    /// What the descriptor refers to, with a handle where they are used.
+    package func reference(
+        of descriptor: Int32, _ status: FileStatus
+    ) throws(Errno) -> InodeReference {
+        let handle = usesHandles ? try FileHandle(of: descriptor) : FileHandle()
+        return InodeReference(status, handle: handle)
+    }
+
+    /// Opens an inode by its handle.
+    package func open(_ reference: InodeReference, _ flags: Int32) throws(Errno) -> Descriptor {
+        precondition(usesHandles, "without handles an inode is found by parent and name")
+        return try reference.handle.open(mount: root.raw, flags)
+    }
+}

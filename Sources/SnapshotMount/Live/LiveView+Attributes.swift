@@ -1,0 +1,89 @@
+internal import FuseSession
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SystemPackage
+
+// Attributes, extended attributes and the file system's own figures.
+extension LiveView {
+    func attributes(_ node: UInt64, _ handle: UInt64?) throws(Errno) -> AttributeReply {
+        let descriptor =
+            if let handle {
+                Handle.object(handle, as: OpenFile.self).descriptor
+            } else {
+                try descriptor(of: node)
+            }
+        return presented(try FileStatus(of: descriptor.raw))
+    }
+
+    func setAttributes(
+        _ context: RequestContext, _ node: UInt64, _ handle: UInt64?, _ wanted: AttributeChange
+    ) throws(Errno) -> AttributeReply {
+        let file = handle.map { Handle.object($0, as: OpenFile.self) }
+        let target = if let file { file.target } else { try target(of: node) }
+        let cutOff = wanted.size.map { $0..<Int64.max }
+        return try change(target, data: cutOff) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            try assume(context)
+            let descriptor = target.descriptor.raw
+            if wanted.user != nil || wanted.group != nil {
+                try changeOwner(
+                    descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
+            }
+            // After the owner, since that takes set-id bits away.
+            if let mode = wanted.mode { try changeMode(descriptor, mode) }
+            if let size = wanted.size {
+                if let file, file.isWritable {
+                    try truncate(descriptor, to: size)
+                } else {
+                    try truncatePath(descriptor, to: size)
+                }
+            }
+            if wanted.accessed != nil || wanted.modified != nil {
+                try changeTimes(
+                    descriptor, accessed: wanted.accessed ?? .omitted,
+                    modified: wanted.modified ?? .omitted)
+            }
+            return presented(try FileStatus(of: descriptor))
+        }
+    }
+
+    func readLink(_ node: UInt64) throws(Errno) -> [UInt8] {
+        try LinuxSystem.readLink(try descriptor(of: node).raw)
+    }
+
+    func fileSystemStatus(_ node: UInt64) throws(Errno) -> FileSystemStatus {
+        try FileSystemStatus(of: try descriptor(of: node).raw)
+    }
+
+    func setExtendedAttribute(
+        _ node: UInt64, _ name: UnsafePointer<CChar>, _ value: UnsafeRawBufferPointer,
+        _ flags: Int32
+    ) throws(Errno) {
+        let target = try target(of: node)
+        try change { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            try LinuxSystem.setExtendedAttribute(target.descriptor.raw, name, value, flags)
+        }
+    }
+
+    func removeExtendedAttribute(_ node: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) {
+        let target = try target(of: node)
+        try change { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            try LinuxSystem.removeExtendedAttribute(target.descriptor.raw, name)
+        }
+    }
+
+    func extendedAttribute(
+        _ node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(Errno) -> Int {
+        try LinuxSystem.extendedAttribute(try descriptor(of: node).raw, name, into: buffer)
+    }
+
+    func extendedAttributeNames(
+        _ node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(Errno) -> Int {
+        try LinuxSystem.extendedAttributeNames(try descriptor(of: node).raw, into: buffer)
+    }
+}

@@ -1,0 +1,183 @@
+internal import FuseSession
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SnapshotRecord
+internal import SystemPackage
+
+// Files: opening, data, holes.
+extension LiveView {
+    /// What one COPY_FILE_RANGE does at most, so that a cut does not wait for more; callers go on from there.
+    private static let copyBytesMax = 64 << 20
+
+    /// Flags that are the kernel's business, not the source's: direct I/O goes around the kernel's cache of the
+    /// mount; what the daemon reads and writes need not be aligned.
+    private static func sourceFlags(_ flags: Int32) -> Int32 {
+        flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW) | O_NONBLOCK
+    }
+
+    private static func writes(_ flags: Int32) -> Bool { flags & O_ACCMODE != O_RDONLY }
+
+    /// Opens a file for what `flags` ask, and for reading too where that may be, since originals are read before
+    /// they change.
+    private func openFile(
+        _ reference: InodeReference, _ flags: Int32,
+        _ open: (Int32) throws(Errno) -> Descriptor
+    ) throws(Errno) -> OpenFile {
+        let isWriteOnly = flags & O_ACCMODE == O_WRONLY
+        if isWriteOnly {
+            do throws(Errno) {
+                let both = flags & ~O_ACCMODE | O_RDWR
+                return OpenFile(
+                    try open(both), reference, isReadable: true, isWritable: true)
+            } catch .permissionDenied {
+                // An ordinary user's daemon, and a file that this user may write but not read.
+            }
+        }
+        return OpenFile(
+            try open(flags), reference, isReadable: !isWriteOnly, isWritable: Self.writes(flags))
+    }
+
+    func open(
+        _ context: RequestContext, _ node: UInt64, _ flags: Int32
+    ) throws(Errno) -> OpenReply {
+        let reference = try reference(of: node)
+        func opened() throws(Errno) -> OpenFile {
+            try openFile(reference, Self.sourceFlags(flags)) { (flags) throws(Errno) in
+                if source.usesHandles, reference.device == source.device {
+                    do throws(Errno) {
+                        return try source.open(reference, flags)
+                    } catch .staleNFSFileHandle {
+                        // It has no name any more: the node holds it.
+                    }
+                }
+                return try Descriptor.reopen(try descriptor(of: node).raw, flags)
+            }
+        }
+        if flags & O_TRUNC == 0 {
+            return OpenReply(handle: Handle.make(try opened()), keepsCache: true)
+        }
+        let target = try target(of: node)
+        let file = try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            try assume(context)
+            return try opened()
+        }
+        return OpenReply(handle: Handle.make(file), keepsCache: false)
+    }
+
+    func create(
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
+        flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) {
+        if parent == NodeTable.mountRoot && snapshotName.equals(name) { throw .notPermitted }
+        let directory = try target(of: parent)
+        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
+        do throws(Errno) {
+            return try change { (snapshot) throws(Errno) in
+                snapshot?.willChangeEntry(in: directory, name, now: .absent)
+                try assume(context)
+                let made = try Descriptor.open(
+                    at: directory.descriptor.raw, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)
+                let status = try FileStatus(of: made.raw)
+                snapshot?.didMake(status)
+                let node = try remember(made, status, parent, name)
+                let file = OpenFile(
+                    made, try reference(of: node), isReadable: true,
+                    isWritable: Self.writes(flags))
+                let entry = EntryReply(
+                    node: node, attributes: presented(status), timeout: policy.entrySeconds)
+                return (entry, OpenReply(handle: Handle.make(file), keepsCache: true))
+            }
+        } catch .fileExists where flags & O_EXCL == 0 {
+            // Made beside the mount since the kernel looked.
+            let entry = try entry(parent, directory.descriptor, name)
+            do throws(Errno) {
+                return (entry, try open(context, entry.node, flags))
+            } catch {
+                nodes.forget(entry.node, 1)
+                throw error
+            }
+        }
+    }
+
+    func read(_ handle: UInt64, offset: Int64) -> ReadReply {
+        .file(Handle.object(handle, as: OpenFile.self).descriptor, offset: offset)
+    }
+
+    func write(
+        _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64
+    ) throws(Errno) -> Int {
+        let file = Handle.object(handle, as: OpenFile.self)
+        let range = offset..<offset + Int64(data.count)
+        return try change(file.target, data: range) { (_) throws(Errno) in
+            try assume(context)
+            return try writeMost(file.descriptor.raw, data, at: offset)
+        }
+    }
+
+    /// Writes all of `data`, or, where the file system takes only a part, that part: an error then shows with the
+    /// next write, as it does on the source.
+    private func writeMost(
+        _ descriptor: Int32, _ data: UnsafeRawBufferPointer, at offset: Int64
+    ) throws(Errno) -> Int {
+        var done = 0
+        while done < data.count {
+            do throws(Errno) {
+                done += try checked {
+                    pwrite(
+                        descriptor, data.baseAddress.map { $0 + done }, data.count - done,
+                        Int(offset) + done)
+                }
+            } catch  where done > 0 {
+                return done
+            }
+        }
+        return done
+    }
+
+    func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {
+        try checked { dataOnly ? fdatasync(descriptor.raw) : fsync(descriptor.raw) }
+    }
+
+    func allocate(
+        _ context: RequestContext, _ handle: UInt64, mode: Int32, offset: Int64, length: Int64
+    ) throws(Errno) {
+        let file = Handle.object(handle, as: OpenFile.self)
+        let changesData = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0
+        let (end, isTooFar) = offset.addingReportingOverflow(length)
+        let range = changesData && !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
+        try change(file.target, data: range) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: file.target)
+            try assume(context)
+            try LinuxSystem.allocate(
+                file.descriptor.raw, mode: mode, offset: offset, length: length)
+        }
+    }
+
+    func copyRange(
+        _ context: RequestContext, from handle: UInt64, offset: Int64, to newHandle: UInt64,
+        newOffset: Int64, length: Int
+    ) throws(Errno) -> Int {
+        let input = Handle.object(handle, as: OpenFile.self)
+        let output = Handle.object(newHandle, as: OpenFile.self)
+        let length = min(length, Self.copyBytesMax)
+        let range = newOffset..<newOffset + Int64(length)
+        return try change(output.target, data: range) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: output.target)
+            try assume(context)
+            var from = Int(offset)
+            var to = Int(newOffset)
+            return try checked {
+                copy_file_range(input.descriptor.raw, &from, output.descriptor.raw, &to, length, 0)
+            }
+        }
+    }
+
+    func seek(_ handle: UInt64, offset: Int64, whence: Int32) throws(Errno) -> Int64 {
+        let file = Handle.object(handle, as: OpenFile.self)
+        let found = try LinuxSystem.seek(file.descriptor.raw, whence, from: offset)
+        guard let found else { throw .noSuchAddressOrDevice }
+        return found
+    }
+}

@@ -1,0 +1,57 @@
+internal import FuseSession
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SystemPackage
+
+// Listings: in the source's order, with the source's positions, so that a directory that changes while it is listed
+// behaves as it does there.
+extension LiveView {
+    func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
+        let inode = try descriptor(of: node)
+        let descriptor = try Descriptor.open(at: inode.raw, ".", O_RDONLY | O_DIRECTORY)
+        return OpenReply(handle: Handle.make(OpenDirectory(descriptor)), keepsCache: false)
+    }
+
+    func readDirectory(
+        _ node: UInt64, _ handle: UInt64, offset: Int64, into buffer: inout DirectoryBuffer
+    ) throws(Errno) {
+        let directory = Handle.object(handle, as: OpenDirectory.self)
+        directory.lock.lock()
+        defer { directory.lock.unlock() }
+        try directory.reader.seek(to: offset)
+        var isEmpty = true
+        while try directory.reader.next({ (entry) throws(Errno) -> Bool in
+            do throws(Errno) {
+                let isAdded = try add(entry, of: node, directory, &buffer)
+                if isAdded { isEmpty = false }
+                return isAdded
+            } catch  where !isEmpty {
+                // What is listed so far is told first; the error comes with the next call.
+                return false
+            }
+        }) {}
+    }
+
+    /// Adds one entry; false where there is no room.
+    private func add(
+        _ entry: DirectoryEntry, of node: UInt64, _ directory: OpenDirectory,
+        _ buffer: inout DirectoryBuffer
+    ) throws(Errno) -> Bool {
+        if node == NodeTable.mountRoot && snapshotName.equals(entry.name) { return true }
+        if !entry.isDot && source.hides(entry) { return true }
+        if entry.isDot || !buffer.wantsEntries {
+            return buffer.append(
+                entry.name, inode: entry.inode, kind: entry.kind, next: entry.next)
+        }
+        guard buffer.hasRoom(for: entry.name) else { return false }
+        do throws(Errno) {
+            let found = try self.entry(node, directory.descriptor, entry.name)
+            buffer.append(entry.name, found, next: entry.next)
+            return true
+        } catch .noSuchFileOrDirectory {
+            // Removed beside the mount since it was listed.
+            return true
+        }
+    }
+}

@@ -1,0 +1,165 @@
+internal import FuseSession
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SnapshotRecord
+internal import SystemPackage
+
+// Names: look-ups, and all that makes, removes and moves them. The kernel holds the locks of the directories
+// concerned (and of an inode that loses a name), so no two of these meet in one directory.
+extension LiveView {
+    func lookup(_ parent: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) -> EntryReply {
+        let directory = try descriptor(of: parent)
+        do throws(Errno) {
+            return try entry(parent, directory, name)
+        } catch .noSuchFileOrDirectory where policy.negativeSeconds > 0 {
+            return EntryReply(node: 0, attributes: nil, timeout: policy.negativeSeconds)
+        }
+    }
+
+    /// Names that applications cannot have: the snapshot's in the root.
+    private func checkName(_ parent: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) {
+        if parent == NodeTable.mountRoot && snapshotName.equals(name) {
+            throw .notPermitted
+        }
+    }
+
+    /// Makes a name with `body`, which gets the directory's descriptor, as the user who asks.
+    private func make(
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        _ body: (Int32) throws(Errno) -> Void
+    ) throws(Errno) -> EntryReply {
+        try checkName(parent, name)
+        let directory = try target(of: parent)
+        return try change { (snapshot) throws(Errno) in
+            snapshot?.willChangeEntry(in: directory, name, now: .absent)
+            try assume(context)
+            try body(directory.descriptor.raw)
+            if let snapshot {
+                snapshot.didMake(try FileStatus(at: directory.descriptor.raw, name))
+            }
+            return try entry(parent, directory.descriptor, name)
+        }
+    }
+
+    func makeNode(
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
+        device: UInt64
+    ) throws(Errno) -> EntryReply {
+        try make(context, parent, name) { (directory) throws(Errno) in
+            try LinuxSystem.makeNode(at: directory, name, mode: mode, device: device)
+        }
+    }
+
+    func makeDirectory(
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32
+    ) throws(Errno) -> EntryReply {
+        try make(context, parent, name) { (directory) throws(Errno) in
+            try LinuxSystem.makeDirectory(at: directory, name, mode: mode)
+        }
+    }
+
+    func makeSymbolicLink(
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        target: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        try make(context, parent, name) { (directory) throws(Errno) in
+            try LinuxSystem.makeSymbolicLink(to: target, at: directory, name)
+        }
+    }
+
+    func link(
+        _ context: RequestContext, _ node: UInt64, _ newParent: UInt64,
+        _ newName: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        try checkName(newParent, newName)
+        let inode = try target(of: node)
+        let directory = try target(of: newParent)
+        return try change { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: inode)
+            snapshot?.willChangeEntry(in: directory, newName, now: .absent)
+            try LinuxSystem.link(
+                inode.descriptor.raw, at: directory.descriptor.raw, newName)
+            return try entry(newParent, directory.descriptor, newName)
+        }
+    }
+
+    /// What a name stands for, as the target of a change. Throws ENOENT for nothing and for the store.
+    private func target(
+        in directory: ChangeTarget, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> (ChangeTarget, FileStatus) {
+        let inode = try Descriptor.open(
+            at: directory.descriptor.raw, name, O_PATH | O_NOFOLLOW)
+        let status = try FileStatus(of: inode.raw)
+        if source.hides(status) { throw .noSuchFileOrDirectory }
+        let handle =
+            source.usesHandles && status.device == source.device
+            ? try FileHandle(of: inode.raw) : FileHandle()
+        return (ChangeTarget(InodeReference(status, handle: handle), inode), status)
+    }
+
+    func unlink(
+        _ parent: UInt64, _ name: UnsafePointer<CChar>, _ flags: Int32
+    ) throws(Errno) {
+        let directory = try target(of: parent)
+        try change { (snapshot) throws(Errno) in
+            let (victim, status) = try target(in: directory, name)
+            if let snapshot {
+                try snapshot.unlink(in: directory, name, victim: victim, flags)
+            } else {
+                try LinuxSystem.unlink(at: directory.descriptor.raw, name, flags)
+            }
+            didLoseName(victim, status, snapshot)
+        }
+    }
+
+    /// After an inode lost a name, maybe the one that leads to it: where the kernel remembers it (open, even if only
+    /// as O_PATH, or a working directory), its node keeps it by the descriptor. `status` is from before.
+    private func didLoseName(
+        _ victim: ChangeTarget, _ status: FileStatus, _ snapshot: Preserve?
+    ) {
+        let isLast = status.isDirectory || status.links <= 1 || snapshot?.isInGraveyard(status) == true
+        if isLast || !source.usesHandles { nodes.pin(victim.reference, victim.descriptor) }
+    }
+
+    func rename(
+        _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
+        _ newName: UnsafePointer<CChar>, _ flags: UInt32
+    ) throws(Errno) {
+        try checkName(parent, name)
+        try checkName(newParent, newName)
+        let directory = try target(of: parent)
+        let newDirectory = try target(of: newParent)
+        try change { (snapshot) throws(Errno) in
+            let (moved, _) = try target(in: directory, name)
+            var replaced: (ChangeTarget, FileStatus)?
+            do throws(Errno) {
+                replaced = try target(in: newDirectory, newName)
+            } catch .noSuchFileOrDirectory {
+                replaced = nil
+            }
+            let isExchange = flags & UInt32(RENAME_EXCHANGE) != 0
+            if let snapshot {
+                let move = Preserve.Move(
+                    moved, replacing: replaced?.0, flags: flags,
+                    ancestors: nodes.ancestors(of: newParent) + nodes.ancestors(of: parent))
+                try snapshot.rename(move, from: directory, name, to: newDirectory, newName)
+            } else {
+                try LinuxSystem.rename(
+                    at: directory.descriptor.raw, name, to: newDirectory.descriptor.raw, newName,
+                    flags: flags)
+            }
+            nodes.move(moved.reference, to: newParent, newName)
+            if let (other, status) = replaced, other.key != moved.key {
+                if isExchange {
+                    nodes.move(other.reference, to: parent, name)
+                } else {
+                    didLoseName(other, status, snapshot)
+                }
+            }
+            if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
+                snapshot.didMake(try FileStatus(at: directory.descriptor.raw, name))
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+internal import Glibc
+internal import FuseSession
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SnapshotRecord
+internal import Synchronization
+internal import SystemPackage
+
+/// What applications see: the source, with a snapshot's originals preserved before they change.
+///
+/// An operation that changes anything passes the gate, and inside it asks which snapshot is active; so either all of
+/// it is before a cut, or all of it after.
+final class LiveView: Sendable {
+    let source: SourceTree
+    let nodes: NodeTable
+    let lifecycle: SnapshotLifecycle
+    let credentials: Credentials
+    let policy: CachePolicy
+    /// The name under which the root shows the snapshot.
+    let snapshotName: FileName
+
+    init(
+        source: SourceTree, lifecycle: SnapshotLifecycle, credentials: Credentials,
+        policy: CachePolicy, snapshotName: FileName
+    ) {
+        self.source = source
+        self.lifecycle = lifecycle
+        self.credentials = credentials
+        self.policy = policy
+        self.snapshotName = snapshotName
+        nodes = NodeTable(isSnapshot: false, keepsNames: !source.usesHandles)
+    }
+
+    // MARK: Nodes
+
+    func reference(of node: UInt64) throws(Errno) -> InodeReference {
+        node == NodeTable.mountRoot ? source.rootReference : try nodes.reference(of: node)
+    }
+
+    /// An O_PATH descriptor of a node's inode (the root's is open for reading).
+    func descriptor(of node: UInt64) throws(Errno) -> Descriptor {
+        try nodes.descriptor(of: node, SourceOpener(source: source))
+    }
+
+    func target(of node: UInt64) throws(Errno) -> ChangeTarget {
+        ChangeTarget(try reference(of: node), try descriptor(of: node))
+    }
+
+    /// The node of a name in a directory, with its attributes; counts a look-up.
+    func entry(
+        _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        var status = try FileStatus(at: directory.raw, name)
+        if source.hides(status) { throw .noSuchFileOrDirectory }
+        if let node = nodes.lookup(status, parent: parent, name) {
+            return reply(node, status)
+        }
+        let inode = try Descriptor.open(at: directory.raw, name, O_PATH | O_NOFOLLOW)
+        status = try FileStatus(of: inode.raw)
+        return reply(try remember(inode, status, parent, name), status)
+    }
+
+    /// Counts a look-up of what `inode` refers to.
+    func remember(
+        _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> UInt64 {
+        if let node = nodes.lookup(status, parent: parent, name) { return node }
+        return try nodes.remember(try source.reference(of: inode.raw, status), parent: parent, name)
+    }
+
+    private func reply(_ node: UInt64, _ status: FileStatus) -> EntryReply {
+        EntryReply(node: node, attributes: presented(status), timeout: policy.entrySeconds)
+    }
+
+    /// The attributes as applications may see them.
+    func presented(_ status: FileStatus) -> AttributeReply {
+        var status = status
+        if status.inode == source.rootReference.key.inode, status.device == source.device {
+            if status.links > 2 { status.links -= 1 }  // the store's directory
+        } else if !status.isDirectory, status.links > 0,
+            lifecycle.current?.isInGraveyard(status) == true
+        {
+            status.links -= 1  // its grave
+        }
+        return AttributeReply(status, timeout: policy.attributeSeconds)
+    }
+
+    // MARK: Changes
+
+    /// Runs a change: inside the gate, with the snapshot that is active.
+    ///
+    /// Before `body` the bytes in `range` of `target` are preserved, in slices between which a cut may come; `body`
+    /// runs in the same passage as the last slice. A change that fails for want of space is tried again once the
+    /// delta's space is given back.
+    func change<Result>(
+        _ target: ChangeTarget? = nil, data range: Range<Int64>? = nil,
+        _ body: (Preserve?) throws(Errno) -> Result
+    ) throws(Errno) -> Result {
+        var mayGiveBack = true
+        while true {
+            do throws(Errno) {
+                let result = try lifecycle.gate.pass { () throws(Errno) -> Result? in
+                    let snapshot = lifecycle.current
+                    if let snapshot, let target, let range,
+                        !snapshot.willChangeData(of: target, range)
+                    {
+                        return nil
+                    }
+                    return try body(snapshot)
+                }
+                if let result { return result }
+            } catch {
+                guard error == .noSpace, mayGiveBack, lifecycle.giveSpaceBack() else { throw error }
+                mayGiveBack = false
+            }
+        }
+    }
+
+    /// The calling thread makes or writes files as the user who asks.
+    func assume(_ context: RequestContext) throws(Errno) {
+        try credentials.assume(
+            user: context.user, group: context.group, mask: context.mask)
+    }
+}
+
+/// Opens inodes of the live view: where they are in the source.
+private struct SourceOpener: NodeOpener {
+    let source: SourceTree
+
+    var root: Descriptor { source.root }
+
+    func open(
+        _ reference: InodeReference, find: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor {
+        if source.usesHandles && reference.device == source.device {
+            return try source.open(reference, O_PATH)
+        }
+        let found = try find()
+        guard InodeKey(try FileStatus(of: found.raw)) == reference.key else {
+            throw .staleNFSFileHandle
+        }
+        return found
+    }
+}
+
+/// For how long the kernel may rely on what it was told, in seconds.
+package struct CachePolicy: Sendable {
+    package var entrySeconds: Double
+    package var attributeSeconds: Double
+    /// For how long the kernel may remember that a name does not exist.
+    package var negativeSeconds: Double
+
+    package init(entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double) {
+        self.entrySeconds = entrySeconds
+        self.attributeSeconds = attributeSeconds
+        self.negativeSeconds = negativeSeconds
+    }
+}

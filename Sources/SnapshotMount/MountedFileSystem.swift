@@ -1,0 +1,318 @@
+package import FuseSession
+internal import Glibc
+package import LinuxSystem
+internal import SnapshotCore
+internal import SnapshotRecord
+internal import Synchronization
+package import SystemPackage
+
+/// The file system of a mount: the live view, and in its root, hidden, the snapshot view. Hands each operation to the
+/// view that its node belongs to; the snapshot refuses every change with EROFS.
+package final class MountedFileSystem: FileSystemOperations {
+    private let live: LiveView
+    private let snapshots: SnapshotView
+    private let lifecycle: SnapshotLifecycle
+    private let snapshotName: FileName
+    private let didStartServing: @Sendable () -> Void
+
+    /// `didStartServing` is called once the kernel sends requests.
+    package init(
+        lifecycle: SnapshotLifecycle, credentials: Credentials, policy: CachePolicy,
+        snapshotName: FileName, didStartServing: @escaping @Sendable () -> Void
+    ) {
+        self.lifecycle = lifecycle
+        self.snapshotName = snapshotName
+        self.didStartServing = didStartServing
+        live = LiveView(
+            source: lifecycle.source, lifecycle: lifecycle, credentials: credentials,
+            policy: policy, snapshotName: snapshotName)
+        snapshots = SnapshotView(lifecycle: lifecycle)
+    }
+
+    /// Follows the phases: shows and hides the snapshot, and tells the kernel through `session`.
+    package func follow(_ session: Session, didBecomeInexact: @escaping @Sendable (String) -> Void) {
+        let forgetSnapshot: @Sendable () -> Void = { [snapshotName] in
+            session.invalidateEntry(parent: NodeTable.mountRoot, snapshotName)
+        }
+        lifecycle.observe(
+            SnapshotLifecycle.Observer(
+                didStart: { [snapshots] preserve in snapshots.begin(preserve) },
+                didStop: { [snapshots] in
+                    let open = snapshots.end()
+                    forgetSnapshot()
+                    for node in open { session.invalidateData(node: node) }
+                },
+                didBecomeInexact: { [lifecycle] reason in
+                    // On a thread of its own: the worker that calls may hold what this waits for.
+                    Thread.detach {
+                        didBecomeInexact(reason)
+                        _ = lifecycle.discardInexact()
+                        forgetSnapshot()
+                    }
+                }))
+    }
+
+    private func isSnapshot(_ node: UInt64) -> Bool { node & NodeTable.snapshotBit != 0 }
+
+    private func isSnapshotName(_ parent: UInt64, _ name: UnsafePointer<CChar>) -> Bool {
+        parent == NodeTable.mountRoot && snapshotName.equals(name)
+    }
+
+    /// Before a change to a node or in a directory.
+    private func refuseInSnapshot(_ node: UInt64) throws(Errno) {
+        if isSnapshot(node) { throw .readOnlyFileSystem }
+    }
+
+    package func didStart() { didStartServing() }
+
+    // MARK: Nodes
+
+    package func lookup(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        if isSnapshot(parent) { return try snapshots.lookup(parent, name) }
+        if isSnapshotName(parent, name) {
+            guard let entry = try snapshots.rootEntry() else { throw .noSuchFileOrDirectory }
+            return entry
+        }
+        return try live.lookup(parent, name)
+    }
+
+    package func forget(node: UInt64, count: UInt64) {
+        (isSnapshot(node) ? snapshots.nodes : live.nodes).forget(node, count)
+    }
+
+    package func attributes(node: UInt64, handle: UInt64?) throws(Errno) -> AttributeReply {
+        if isSnapshot(node) { return try snapshots.attributes(node) }
+        return try live.attributes(node, handle)
+    }
+
+    package func setAttributes(
+        _ context: RequestContext, node: UInt64, handle: UInt64?, _ change: AttributeChange
+    ) throws(Errno) -> AttributeReply {
+        try refuseInSnapshot(node)
+        return try live.setAttributes(context, node, handle, change)
+    }
+
+    package func readLink(node: UInt64) throws(Errno) -> [UInt8] {
+        try isSnapshot(node) ? snapshots.readLink(node) : live.readLink(node)
+    }
+
+    package func fileSystemStatus(node: UInt64) throws(Errno) -> FileSystemStatus {
+        try live.fileSystemStatus(isSnapshot(node) ? NodeTable.mountRoot : node)
+    }
+
+    // MARK: Names
+
+    package func makeNode(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
+        device: UInt64
+    ) throws(Errno) -> EntryReply {
+        try refuseInSnapshot(parent)
+        return try live.makeNode(context, parent, name, mode: mode, device: device)
+    }
+
+    package func makeDirectory(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32
+    ) throws(Errno) -> EntryReply {
+        try refuseInSnapshot(parent)
+        return try live.makeDirectory(context, parent, name, mode: mode)
+    }
+
+    package func makeSymbolicLink(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>,
+        target: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        try refuseInSnapshot(parent)
+        return try live.makeSymbolicLink(context, parent, name, target: target)
+    }
+
+    package func unlink(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) {
+        try refuseInSnapshot(parent)
+        try live.unlink(parent, name, 0)
+    }
+
+    package func removeDirectory(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) {
+        try refuseInSnapshot(parent)
+        if isSnapshotName(parent, name) { throw .readOnlyFileSystem }
+        try live.unlink(parent, name, AT_REMOVEDIR)
+    }
+
+    package func rename(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>,
+        newParent: UInt64, _ newName: UnsafePointer<CChar>, flags: UInt32
+    ) throws(Errno) {
+        try refuseInSnapshot(parent)
+        try refuseInSnapshot(newParent)
+        try live.rename(parent, name, newParent, newName, flags)
+    }
+
+    package func link(
+        _ context: RequestContext, node: UInt64, newParent: UInt64,
+        _ newName: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        try refuseInSnapshot(newParent)
+        if isSnapshot(node) { throw .improperLink }
+        return try live.link(context, node, newParent, newName)
+    }
+
+    // MARK: Data
+
+    package func open(
+        _ context: RequestContext, node: UInt64, flags: Int32
+    ) throws(Errno) -> OpenReply {
+        try isSnapshot(node) ? snapshots.open(node, flags) : live.open(context, node, flags)
+    }
+
+    package func create(
+        _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
+        flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) {
+        try refuseInSnapshot(parent)
+        return try live.create(context, parent, name, mode: mode, flags: flags)
+    }
+
+    package func read(
+        node: UInt64, handle: UInt64, size: Int, offset: Int64
+    ) throws(Errno) -> ReadReply {
+        if isSnapshot(node) { return try snapshots.read(handle, size: size, offset: offset) }
+        return live.read(handle, offset: offset)
+    }
+
+    package func write(
+        _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,
+        offset: Int64
+    ) throws(Errno) -> Int {
+        try refuseInSnapshot(node)
+        return try live.write(context, handle, data, offset: offset)
+    }
+
+    package func release(node: UInt64, handle: UInt64) {
+        if isSnapshot(node) {
+            snapshots.release(node, handle)
+        } else {
+            Handle.release(handle, as: OpenFile.self)
+        }
+    }
+
+    package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
+        if isSnapshot(node) { return }
+        let file = Handle.object(handle, as: OpenFile.self)
+        try live.synchronize(file.descriptor, dataOnly: dataOnly)
+    }
+
+    package func allocate(
+        _ context: RequestContext, node: UInt64, handle: UInt64, mode: Int32, offset: Int64,
+        length: Int64
+    ) throws(Errno) {
+        try refuseInSnapshot(node)
+        try live.allocate(context, handle, mode: mode, offset: offset, length: length)
+    }
+
+    package func copyRange(
+        _ context: RequestContext, from node: UInt64, handle: UInt64, offset: Int64,
+        to newNode: UInt64, newHandle: UInt64, newOffset: Int64, length: Int
+    ) throws(Errno) -> Int {
+        try refuseInSnapshot(newNode)
+        // The kernel then copies by itself, through both views.
+        if isSnapshot(node) { throw .improperLink }
+        return try live.copyRange(
+            context, from: handle, offset: offset, to: newHandle, newOffset: newOffset,
+            length: length)
+    }
+
+    package func seek(
+        node: UInt64, handle: UInt64, offset: Int64, whence: Int32
+    ) throws(Errno) -> Int64 {
+        if isSnapshot(node) { return try snapshots.seek(handle, offset: offset, whence: whence) }
+        return try live.seek(handle, offset: offset, whence: whence)
+    }
+
+    // MARK: Directories
+
+    package func openDirectory(
+        _ context: RequestContext, node: UInt64
+    ) throws(Errno) -> OpenReply {
+        try isSnapshot(node) ? snapshots.openDirectory(node) : live.openDirectory(node)
+    }
+
+    package func readDirectory(
+        node: UInt64, handle: UInt64, offset: Int64, into buffer: inout DirectoryBuffer
+    ) throws(Errno) {
+        if isSnapshot(node) {
+            try snapshots.readDirectory(node, handle, offset: offset, into: &buffer)
+        } else {
+            try live.readDirectory(node, handle, offset: offset, into: &buffer)
+        }
+    }
+
+    package func releaseDirectory(node: UInt64, handle: UInt64) {
+        if isSnapshot(node) {
+            snapshots.releaseDirectory(handle)
+        } else {
+            Handle.release(handle, as: OpenDirectory.self)
+        }
+    }
+
+    package func synchronizeDirectory(
+        node: UInt64, handle: UInt64, dataOnly: Bool
+    ) throws(Errno) {
+        if isSnapshot(node) { return }
+        let directory = Handle.object(handle, as: OpenDirectory.self)
+        try live.synchronize(directory.descriptor, dataOnly: dataOnly)
+    }
+
+    // MARK: Extended attributes
+
+    package func setExtendedAttribute(
+        _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>,
+        _ value: UnsafeRawBufferPointer, flags: Int32
+    ) throws(Errno) {
+        try refuseInSnapshot(node)
+        try live.setExtendedAttribute(node, name, value, flags)
+    }
+
+    package func extendedAttribute(
+        node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(Errno) -> Int {
+        guard isSnapshot(node) else {
+            return try live.extendedAttribute(node, name, into: buffer)
+        }
+        guard let value = try snapshots.extendedAttributes(node)[FileName(name)] else {
+            throw .noData
+        }
+        return try Self.fill(buffer, with: value)
+    }
+
+    package func extendedAttributeNames(
+        node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(Errno) -> Int {
+        guard isSnapshot(node) else {
+            return try live.extendedAttributeNames(node, into: buffer)
+        }
+        let names = try snapshots.extendedAttributes(node).keys.flatMap { name in
+            name.withCString { UnsafeRawBufferPointer(start: $0, count: name.length + 1).map { $0 } }
+        }
+        return try Self.fill(buffer, with: names)
+    }
+
+    private static func fill(
+        _ buffer: UnsafeMutableRawBufferPointer, with bytes: [UInt8]
+    ) throws(Errno) -> Int {
+        if buffer.isEmpty { return bytes.count }
+        guard bytes.count <= buffer.count else { throw .outOfRange }
+        buffer.copyBytes(from: bytes)
+        return bytes.count
+    }
+
+    package func removeExtendedAttribute(
+        _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) {
+        try refuseInSnapshot(node)
+        try live.removeExtendedAttribute(node, name)
+    }
+}

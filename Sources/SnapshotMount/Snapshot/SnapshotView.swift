@@ -1,0 +1,280 @@
+internal import FuseSession
+internal import Glibc
+internal import LinuxSystem
+internal import SnapshotCore
+internal import SnapshotRecord
+internal import Synchronization
+internal import SystemPackage
+
+/// What the backup sees: `.snapshot`, while a snapshot is active.
+///
+/// Every operation first takes the tree that is active, then looks its node up; a snapshot that ends takes its nodes
+/// with it before the next begins. So a node of one snapshot never meets the tree of another.
+final class SnapshotView: Sendable {
+    /// Its contents never change, and its end is told to the kernel: no need to ask again.
+    static let cacheSeconds: Double = 86400
+
+    private struct Active {
+        let tree: SnapshotTree
+        let root: UInt64
+    }
+
+    let lifecycle: SnapshotLifecycle
+    let nodes: NodeTable
+    private let active = Mutex<Active?>(nil)
+    /// How often each node is open: what the kernel may have cached though no name leads there any more.
+    private let openNodes = Mutex<[UInt64: Int]>([:])
+
+    init(lifecycle: SnapshotLifecycle) {
+        self.lifecycle = lifecycle
+        nodes = NodeTable(isSnapshot: true, keepsNames: !lifecycle.source.usesHandles)
+    }
+
+    // MARK: Phases
+
+    func begin(_ preserve: Preserve) {
+        do throws(Errno) {
+            let root = try nodes.remember(lifecycle.source.rootReference, parent: 0, "")
+            active.withLock { $0 = Active(tree: SnapshotTree(preserve), root: root) }
+        } catch {
+            preserve.becomeInexact("no node for the root of the snapshot: \(error)")
+        }
+    }
+
+    /// Ends the view; the nodes that are still open.
+    func end() -> [UInt64] {
+        active.withLock { $0 = nil }
+        nodes.reset()
+        return openNodes.withLock { Array($0.keys) }
+    }
+
+    private func tree() throws(Errno) -> SnapshotTree {
+        guard let active = active.withLock({ $0 }) else { throw .staleNFSFileHandle }
+        return active.tree
+    }
+
+    /// The entry of the root; nil where no snapshot is active.
+    func rootEntry() throws(Errno) -> EntryReply? {
+        guard let active = active.withLock({ $0 }) else { return nil }
+        let reference = lifecycle.source.rootReference
+        let node = try nodes.remember(reference, parent: 0, "")
+        return try reply(active.tree, node, reference)
+    }
+
+    // MARK: Nodes
+
+    private func find(
+        _ tree: SnapshotTree, _ node: UInt64
+    ) throws(Errno) -> Descriptor {
+        try nodes.descriptor(of: node, SnapshotOpener(tree: tree))
+    }
+
+    /// Opens a node's inode anew; nil where it is detached.
+    private func open(
+        _ tree: SnapshotTree, _ node: UInt64, _ reference: InodeReference, _ flags: Int32
+    ) throws(Errno) -> Descriptor? {
+        func open(_ flags: Int32) throws(Errno) -> Descriptor? {
+            try tree.open(reference, flags) { () throws(Errno) in try find(tree, node) }
+        }
+        do throws(Errno) {
+            return try open(flags | O_NOATIME)
+        } catch .notPermitted {
+            // Another user's file, and no privilege: then reading it shows in its access time.
+            return try open(flags)
+        }
+    }
+
+    private func reply(
+        _ tree: SnapshotTree, _ node: UInt64, _ reference: InodeReference
+    ) throws(Errno) -> EntryReply {
+        do throws(Errno) {
+            let status = try tree.status(of: reference) { () throws(Errno) in
+                try find(tree, node)
+            }
+            let attributes = AttributeReply(status, timeout: Self.cacheSeconds)
+            return EntryReply(node: node, attributes: attributes, timeout: Self.cacheSeconds)
+        } catch {
+            nodes.forget(node, 1)
+            throw error
+        }
+    }
+
+    private func entry(
+        _ tree: SnapshotTree, _ parent: UInt64, _ directory: InodeReference,
+        _ descriptor: Descriptor?, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        let reference = try tree.entry(in: directory, descriptor, name)
+        let node = try nodes.remember(reference, parent: parent, name)
+        return try reply(tree, node, reference)
+    }
+
+    // MARK: Operations
+
+    func lookup(_ parent: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) -> EntryReply {
+        let tree = try tree()
+        let directory = try nodes.reference(of: parent)
+        let descriptor = try tree.open(directory, O_PATH | O_DIRECTORY) { () throws(Errno) in
+            try find(tree, parent)
+        }
+        do throws(Errno) {
+            return try entry(tree, parent, directory, descriptor, name)
+        } catch .noSuchFileOrDirectory {
+            return EntryReply(node: 0, attributes: nil, timeout: Self.cacheSeconds)
+        }
+    }
+
+    func attributes(_ node: UInt64) throws(Errno) -> AttributeReply {
+        let tree = try tree()
+        let status = try tree.status(of: try nodes.reference(of: node)) { () throws(Errno) in
+            try find(tree, node)
+        }
+        return AttributeReply(status, timeout: Self.cacheSeconds)
+    }
+
+    func readLink(_ node: UInt64) throws(Errno) -> [UInt8] {
+        let tree = try tree()
+        return try tree.target(of: try nodes.reference(of: node)) { () throws(Errno) in
+            try find(tree, node)
+        }
+    }
+
+    func extendedAttributes(_ node: UInt64) throws(Errno) -> [FileName: [UInt8]] {
+        let tree = try tree()
+        return try tree.extendedAttributes(of: try nodes.reference(of: node)) { () throws(Errno) in
+            try find(tree, node)
+        }
+    }
+
+    func open(_ node: UInt64, _ flags: Int32) throws(Errno) -> OpenReply {
+        if flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0 { throw .readOnlyFileSystem }
+        let tree = try tree()
+        let reference = try nodes.reference(of: node)
+        let status = try tree.status(of: reference) { () throws(Errno) in try find(tree, node) }
+        let primary = try open(tree, node, reference, O_RDONLY | O_NONBLOCK)
+        openNodes.withLock { $0[node, default: 0] += 1 }
+        let file = OpenSnapshotFile(tree, reference, primary, size: status.size)
+        return OpenReply(handle: Handle.make(file), keepsCache: true)
+    }
+
+    func read(_ handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply {
+        let file = Handle.object(handle, as: OpenSnapshotFile.self)
+        let buffer = WorkerThread.buffer(size)
+        let count = try file.tree.read(
+            file.reference.key, primary: file.primary, size: file.size, into: buffer, at: offset)
+        lifecycle.countBytesRead(count)
+        return .bytes(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+    }
+
+    func seek(_ handle: UInt64, offset: Int64, whence: Int32) throws(Errno) -> Int64 {
+        let file = Handle.object(handle, as: OpenSnapshotFile.self)
+        return try file.tree.seek(
+            file.reference.key, primary: file.primary, size: file.size, whence, from: offset)
+    }
+
+    func release(_ node: UInt64, _ handle: UInt64) {
+        Handle.release(handle, as: OpenSnapshotFile.self)
+        openNodes.withLock { nodes in
+            guard let count = nodes[node] else { return }
+            nodes[node] = count > 1 ? count - 1 : nil
+        }
+    }
+
+    func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
+        let tree = try tree()
+        let reference = try nodes.reference(of: node)
+        let descriptor = try open(tree, node, reference, O_RDONLY | O_DIRECTORY)
+        let listing = try tree.listing(of: reference, descriptor)
+        let directory = OpenSnapshotDirectory(tree, reference, descriptor, listing)
+        return OpenReply(handle: Handle.make(directory), keepsCache: true, cachesListing: true)
+    }
+
+    func readDirectory(
+        _ node: UInt64, _ handle: UInt64, offset: Int64, into buffer: inout DirectoryBuffer
+    ) throws(Errno) {
+        let directory = Handle.object(handle, as: OpenSnapshotDirectory.self)
+        let dots = 2
+        var at = Int(offset)
+        while at < directory.listing.count + dots {
+            let next = Int64(at + 1)
+            let isAdded: Bool
+            if at < dots {
+                let inode = directory.reference.key.inode ^ SnapshotTree.inodeBit
+                isAdded = buffer.append(
+                    at == 0 ? "." : "..", inode: inode, kind: UInt8(DT_DIR), next: next)
+            } else {
+                isAdded = try directory.listing.withEntry(at - dots) {
+                    (name, inode, kind) throws(Errno) -> Bool in
+                    guard buffer.wantsEntries else {
+                        return buffer.append(
+                            name, inode: inode ^ SnapshotTree.inodeBit, kind: kind, next: next)
+                    }
+                    guard buffer.hasRoom(for: name) else { return false }
+                    let entry = try entry(
+                        directory.tree, node, directory.reference, directory.descriptor, name)
+                    buffer.append(name, entry, next: next)
+                    return true
+                }
+            }
+            if !isAdded { return }
+            at += 1
+        }
+    }
+
+    func releaseDirectory(_ handle: UInt64) {
+        Handle.release(handle, as: OpenSnapshotDirectory.self)
+    }
+}
+
+/// Opens inodes of the snapshot: where they are now.
+private struct SnapshotOpener: NodeOpener {
+    let tree: SnapshotTree
+
+    var root: Descriptor { tree.overlay.source.root }
+
+    func open(
+        _ reference: InodeReference, find: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor {
+        if reference == tree.overlay.source.rootReference { return tree.overlay.source.root }
+        guard let found = try tree.open(reference, O_PATH, find: find) else {
+            throw .staleNFSFileHandle
+        }
+        return found
+    }
+}
+
+/// A file of the snapshot that is open. Keeps its tree: after the end of the snapshot that one refuses.
+final class OpenSnapshotFile: Sendable {
+    let tree: SnapshotTree
+    let reference: InodeReference
+    /// The inode itself, nil where it is detached.
+    let primary: Descriptor?
+    /// The size at the cut.
+    let size: Int64
+
+    init(
+        _ tree: SnapshotTree, _ reference: InodeReference, _ primary: Descriptor?, size: Int64
+    ) {
+        self.tree = tree
+        self.reference = reference
+        self.primary = primary
+        self.size = size
+    }
+}
+
+/// A directory of the snapshot that is being listed.
+final class OpenSnapshotDirectory: Sendable {
+    let tree: SnapshotTree
+    let reference: InodeReference
+    let descriptor: Descriptor?
+    let listing: Listing
+
+    init(
+        _ tree: SnapshotTree, _ reference: InodeReference, _ descriptor: Descriptor?,
+        _ listing: Listing
+    ) {
+        self.tree = tree
+        self.reference = reference
+        self.descriptor = descriptor
+        self.listing = listing
+    }
+}

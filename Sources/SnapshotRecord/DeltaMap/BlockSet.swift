@@ -1,0 +1,145 @@
+/// A set of block numbers of one file: what its delta file holds.
+///
+/// Blocks are kept by chunks of 512 (2 MiB): a chunk that is partly in the set has a bitmap, and runs of chunks
+/// that are in it whole are kept as ranges. So scattered blocks cost a bit each, long runs next to nothing, and a
+/// look-up is a hash or a binary search. Not safe for use by several threads: its owner has the lock.
+package struct BlockSet: Sendable {
+    private static let chunkBlocks: UInt64 = 512
+
+    /// Chunks partly in the set, never empty, never whole.
+    private var partial: [UInt64: Bitmap] = [:]
+    /// Chunks whole in the set: ascending, neither empty nor touching.
+    private var whole: [Range<UInt64>] = []
+    /// The number of blocks in the set.
+    package private(set) var count: UInt64 = 0
+
+    package init() {}
+
+    package var isEmpty: Bool { count == 0 }
+
+    package func contains(_ block: UInt64) -> Bool {
+        let chunk = block / Self.chunkBlocks
+        if let bitmap = partial[chunk] {
+            return bitmap.contains(Int(block % Self.chunkBlocks))
+        }
+        return wholeRun(holding: chunk) != nil
+    }
+
+    /// The run that begins with `block`: whether its blocks are in the set, and where it ends, at `limit` at most.
+    package func run(from block: UInt64, limit: UInt64) -> (isPresent: Bool, end: UInt64) {
+        let isPresent = contains(block)
+        var end = block
+        while end < limit {
+            let chunk = end / Self.chunkBlocks
+            let chunkEnd = (chunk + 1) * Self.chunkBlocks
+            if let bitmap = partial[chunk] {
+                let first = Int(end % Self.chunkBlocks)
+                let next = bitmap.next(from: first, isPresent: !isPresent)
+                end = chunk * Self.chunkBlocks + UInt64(next)
+                if next < Int(Self.chunkBlocks) { break }
+            } else if (wholeRun(holding: chunk) != nil) == isPresent {
+                end = chunkEnd
+            } else {
+                break
+            }
+        }
+        return (isPresent, min(end, limit))
+    }
+
+    /// Adds the blocks of `range`, those that are in the set already too.
+    package mutating func insert(_ range: Range<UInt64>) {
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let chunk = at / Self.chunkBlocks
+            let chunkStart = chunk * Self.chunkBlocks
+            let end = min(range.upperBound, chunkStart + Self.chunkBlocks)
+            insert(Int(at - chunkStart)..<Int(end - chunkStart), inChunk: chunk)
+            at = end
+        }
+    }
+
+    private mutating func insert(_ bits: Range<Int>, inChunk chunk: UInt64) {
+        if wholeRun(holding: chunk) != nil { return }
+        var bitmap = partial[chunk] ?? Bitmap()
+        count += UInt64(bitmap.insert(bits))
+        if bitmap.isFull {
+            partial[chunk] = nil
+            insertWhole(chunk)
+        } else {
+            partial[chunk] = bitmap
+        }
+    }
+
+    /// The index in `whole` of the first run that ends after `chunk`.
+    private func wholeIndex(endingAfter chunk: UInt64) -> Int {
+        var low = 0
+        var high = whole.count
+        while low < high {
+            let middle = (low + high) / 2
+            if whole[middle].upperBound <= chunk { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    private func wholeRun(holding chunk: UInt64) -> Range<UInt64>? {
+        let index = wholeIndex(endingAfter: chunk)
+        guard index < whole.count, whole[index].contains(chunk) else { return nil }
+        return whole[index]
+    }
+
+    private mutating func insertWhole(_ chunk: UInt64) {
+        let index = wholeIndex(endingAfter: chunk)
+        let touchesNext = index < whole.count && whole[index].lowerBound == chunk + 1
+        let touchesPrevious = index > 0 && whole[index - 1].upperBound == chunk
+        switch (touchesPrevious, touchesNext) {
+        case (true, true):
+            whole[index - 1] = whole[index - 1].lowerBound..<whole[index].upperBound
+            whole.remove(at: index)
+        case (true, false):
+            whole[index - 1] = whole[index - 1].lowerBound..<chunk + 1
+        case (false, true):
+            whole[index] = chunk..<whole[index].upperBound
+        case (false, false):
+            whole.insert(chunk..<chunk + 1, at: index)
+        }
+    }
+}
+
+/// The blocks of one chunk, a bit each.
+private struct Bitmap: Sendable {
+    private static let wordBits = 64
+
+    private var words = SIMD8<UInt64>(repeating: 0)
+
+    var isFull: Bool { words == SIMD8(repeating: .max) }
+
+    func contains(_ bit: Int) -> Bool {
+        words[bit / Self.wordBits] >> UInt64(bit % Self.wordBits) & 1 != 0
+    }
+
+    /// The first bit from `start` on that is set, or is not; 512 where there is none.
+    func next(from start: Int, isPresent: Bool) -> Int {
+        var word = start / Self.wordBits
+        var mask = UInt64.max << UInt64(start % Self.wordBits)
+        while word < words.scalarCount {
+            let candidates = (isPresent ? words[word] : ~words[word]) & mask
+            if candidates != 0 { return word * Self.wordBits + candidates.trailingZeroBitCount }
+            mask = .max
+            word += 1
+        }
+        return words.scalarCount * Self.wordBits
+    }
+
+    /// Sets `bits`; how many were not set before.
+    mutating func insert(_ bits: Range<Int>) -> Int {
+        var added = 0
+        for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
+            let low = max(bits.lowerBound - word * Self.wordBits, 0)
+            let high = min(bits.upperBound - word * Self.wordBits, Self.wordBits)
+            let mask = (UInt64.max >> UInt64(Self.wordBits - (high - low))) << UInt64(low)
+            added += (mask & ~words[word]).nonzeroBitCount
+            words[word] |= mask
+        }
+        return added
+    }
+}

@@ -1,0 +1,62 @@
+internal import LinuxSystem
+internal import Synchronization
+
+/// The delta map of one snapshot, a generation: which areas changed since the cut, and what they were before.
+///
+/// An inode is in one of three states: unknown (it has not changed), recorded, or born (it was made after the cut
+/// and is not in the snapshot). Names are areas of their directory's record. Safe for use by all threads.
+package final class DeltaMap: Sendable {
+    private struct Shard {
+        var records: [InodeKey: InodeRecord] = [:]
+        var born: Set<InodeKey> = []
+    }
+
+    private static let shardCount = 16
+    private let shards = (0..<DeltaMap.shardCount).map { _ in MutexBox(Shard()) }
+    private let areas = Atomic<UInt64>(0)
+
+    package init() {}
+
+    private func shard(_ key: InodeKey) -> MutexBox<Shard> {
+        let mixed = (key.inode ^ UInt64(bitPattern: key.birth)) &* 0x9e37_79b9_7f4a_7c15
+        return shards[Int(mixed >> 60)]
+    }
+
+    /// The number of areas recorded: blocks, names, sets of attributes.
+    package var changedAreas: UInt64 { areas.load(ordering: .relaxed) }
+
+    package func countAreas(_ number: UInt64) {
+        areas.add(number, ordering: .relaxed)
+    }
+
+    /// The record of an inode that has changed.
+    package func record(of key: InodeKey) -> InodeRecord? {
+        shard(key).mutex.withLock { $0.records[key] }
+    }
+
+    package func isBorn(_ key: InodeKey) -> Bool {
+        shard(key).mutex.withLock { $0.born.contains(key) }
+    }
+
+    /// The record of an inode that is about to change, made where there is none; nil for one that was born after
+    /// the cut, of which the snapshot needs nothing.
+    package func recordForChange(of key: InodeKey) -> InodeRecord? {
+        shard(key).mutex.withLock { shard in
+            if shard.born.contains(key) { return nil }
+            if let record = shard.records[key] { return record }
+            let record = InodeRecord(key: key)
+            shard.records[key] = record
+            return record
+        }
+    }
+
+    /// Notes that an inode was made after the cut. False where its key is that of an inode of the cut, so that
+    /// the two cannot be told apart.
+    package func insertBorn(_ key: InodeKey) -> Bool {
+        shard(key).mutex.withLock { shard in
+            if shard.records[key] != nil { return false }
+            shard.born.insert(key)
+            return true
+        }
+    }
+}

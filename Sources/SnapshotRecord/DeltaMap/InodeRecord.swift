@@ -1,0 +1,60 @@
+package import LinuxSystem
+package import Synchronization
+
+/// The attributes of an inode at the cut.
+package final class RecordedAttributes: Sendable {
+    package let status: FileStatus
+    package let extended: [FileName: [UInt8]]
+
+    package init(status: FileStatus, extended: [FileName: [UInt8]]) {
+        self.status = status
+        self.extended = extended
+    }
+}
+
+/// What a name stood for at the cut.
+package enum RecordedEntry: Sendable {
+    case absent
+    case present(InodeReference)
+}
+
+/// Where the inode of the cut is now.
+package enum InodePlace: Sendable {
+    /// In the source, under some name.
+    case source
+    /// In the graveyard: it has lost its last name, and its data serves the snapshot from there. Its link count is
+    /// one higher than applications may see.
+    case graveyard
+    /// Gone: all that the snapshot needs of it is in the record.
+    case detached
+}
+
+/// The other version of one inode, as far as it has one: of its attributes, its data and the names in it.
+///
+/// Two locks. `firstChange` is held by a writer while it stores an original, across I/O, so that two writers in one
+/// area store it once and neither goes on before it is stored. `contents` is held only to look and to note, never
+/// across I/O, so that readers do not wait for writers. `firstChange` is taken before `contents`; of several
+/// records only one is locked at a time.
+package final class InodeRecord: Sendable {
+    package struct Contents: Sendable {
+        package var attributes: RecordedAttributes?
+        /// The blocks in the delta file: data as they were, holes as holes.
+        package var blocks = BlockSet()
+        package var place = InodePlace.source
+        /// The target of a symbolic link that is detached.
+        package var target: [UInt8]?
+        /// The names in this directory that have changed since the cut.
+        package var entries: [FileName: RecordedEntry] = [:]
+        /// Data that could not be read when it was about to change: by an ordinary user's daemon, in a file that
+        /// this user may not read. Nor may the reader of a snapshot.
+        package var isUnreadable = false
+    }
+
+    package let key: InodeKey
+    package let firstChange = Mutex<Void>(())
+    package let contents = Mutex<Contents>(Contents())
+
+    package init(key: InodeKey) {
+        self.key = key
+    }
+}

@@ -1,0 +1,239 @@
+internal import Glibc
+package import LinuxSystem
+package import SystemPackage
+
+/// Why a store cannot be used, in words for the user.
+package enum StoreError: Error {
+    case inUse(path: String)
+    case wrongStore(path: String, found: String)
+    case damaged(file: String, problem: String)
+    case system(Errno, action: String, path: String)
+}
+
+/// The directory in which fusesnap keeps the other version of what changes, and the graveyard, which is always on
+/// the source's own device.
+///
+/// Layout: `format` (what this is and of which source), `lock` (held while in use), `snapshot/` (delta files of the
+/// active snapshot, by inode). The graveyard is `SOURCE/.fusesnap/graveyard/`; where the store is elsewhere, that
+/// directory holds nothing else. Everything is readable by the daemon's user only.
+package final class Store: Sendable {
+    package static let defaultName = FileName(".fusesnap")
+    private static let formatName = FileName("format")
+    private static let lockName = FileName("lock")
+    static let snapshotName = FileName("snapshot")
+    static let graveyardName = FileName("graveyard")
+
+    package let path: String
+    /// The store's own directory.
+    let directory: Descriptor
+    /// The directory `.fusesnap` of the source: the store itself, unless that is elsewhere.
+    let companion: Descriptor
+    /// What must not be seen in the mount.
+    package let hidden: [InodeKey]
+    private let lock: Descriptor
+    private let source: Descriptor
+    private let isElsewhere: Bool
+    /// Directories that `init` made, to be removed by `close`.
+    private let madeDirectory: Bool
+    private let madeCompanion: Bool
+
+    /// Opens the store of `source`, making it where it does not exist, and takes it for this process.
+    ///
+    /// `path` nil is the default place. `sourcePath` is noted in the store for people. What a daemon that was killed
+    /// left of a snapshot is discarded; `note` gets a line on it.
+    package init(
+        source: Descriptor, sourcePath: String, path: String?, note: (String) -> Void
+    ) throws(StoreError) {
+        let defaultPath = sourcePath + "/" + Self.defaultName.description
+        self.path = path ?? defaultPath
+        self.source = source
+        let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
+            try FileStatus(of: source.raw)
+        }
+        (companion, madeCompanion) = try Self.openDirectory(
+            at: source.raw, Self.defaultName, path: defaultPath)
+        if let path {
+            (directory, madeDirectory) = try Self.openDirectory(
+                at: AT_FDCWD, FileName(path), path: path)
+            isElsewhere = true
+        } else {
+            (directory, madeDirectory) = (companion, false)
+            isElsewhere = false
+        }
+        if madeCompanion {
+            // The user's directory keeps its times: only its status change cannot be undone.
+            try Self.attempt("restore the times of", sourcePath) { () throws(Errno) in
+                try changeTimes(source.raw, accessed: times.accessed, modified: times.modified)
+            }
+        }
+        hidden = try Self.attempt("read the attributes of", self.path) {
+            [companion, directory] () throws(Errno) in
+            [InodeKey(try FileStatus(of: companion.raw)), InodeKey(try FileStatus(of: directory.raw))]
+        }
+        lock = try Self.takeLock(in: directory, path: self.path)
+        try checkFormat(sourcePath: sourcePath, identity: InodeKey(times))
+        try discardLeftover(note)
+    }
+
+    /// Removes what an idle store leaves and its directories, if this process made them and nothing else is in them.
+    package func close() {
+        do throws(Errno) {
+            let times = try FileStatus(of: source.raw)
+            let leftovers = [(directory, Self.formatName), (directory, Self.lockName)]
+            for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
+            try removeIfPresent(companion, Self.graveyardName, AT_REMOVEDIR)
+            if madeCompanion {
+                try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
+                try changeTimes(source.raw, accessed: times.accessed, modified: times.modified)
+            }
+            if madeDirectory {
+                try removeIfPresent(nil, FileName(path), AT_REMOVEDIR)
+            }
+        } catch {
+            // Something is in the way (a file of the user's in the store): it stays, and the next mount takes it up.
+        }
+    }
+
+    private func removeIfPresent(
+        _ parent: Descriptor?, _ name: FileName, _ flags: Int32
+    ) throws(Errno) {
+        do throws(Errno) {
+            try name.withCString { (string) throws(Errno) in
+                try unlink(at: parent?.raw ?? AT_FDCWD, string, flags)
+            }
+        } catch .noSuchFileOrDirectory {
+            // Not there: what was asked for.
+        }
+    }
+
+    // MARK: Opening
+
+    private static func attempt<Result>(
+        _ action: String, _ path: String, _ body: () throws(Errno) -> Result
+    ) throws(StoreError) -> Result {
+        do throws(Errno) {
+            return try body()
+        } catch {
+            throw .system(error, action: action, path: path)
+        }
+    }
+
+    /// Opens a directory, made for the daemon's user alone where it does not exist; whether it was made.
+    private static func openDirectory(
+        at parent: Int32, _ name: FileName, path: String
+    ) throws(StoreError) -> (Descriptor, made: Bool) {
+        try attempt("make the store", path) { () throws(Errno) in
+            try name.withCString { (string) throws(Errno) in
+                var made = true
+                do throws(Errno) {
+                    try makeDirectory(at: parent, string, mode: 0o700)
+                } catch .fileExists {
+                    made = false
+                }
+                let flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW
+                return (try Descriptor.open(at: parent, string, flags), made)
+            }
+        }
+    }
+
+    private static func takeLock(
+        in directory: Descriptor, path: String
+    ) throws(StoreError) -> Descriptor {
+        let file = try attempt("open the lock of the store", path) { () throws(Errno) in
+            try lockName.withCString { (string) throws(Errno) in
+                try Descriptor.open(at: directory.raw, string, O_RDWR | O_CREAT, mode: 0o600)
+            }
+        }
+        if flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
+            let error = currentErrno()
+            if error == .resourceTemporarilyUnavailable { throw .inUse(path: path) }
+            throw .system(error, action: "lock the store", path: path)
+        }
+        return file
+    }
+
+    /// The first line says what this is, the second names the source's root by number and birth.
+    private func checkFormat(sourcePath: String, identity: InodeKey) throws(StoreError) {
+        let expected = "fusesnap store 1\nsource \(identity.fileName) \(sourcePath)\n"
+        let path = self.path + "/format"
+        let file = try Self.attempt("open", path) { [directory] () throws(Errno) in
+            try Self.formatName.withCString { (string) throws(Errno) in
+                try Descriptor.open(at: directory.raw, string, O_RDWR | O_CREAT, mode: 0o600)
+            }
+        }
+        let found = try Self.attempt("read", path) { () throws(Errno) in
+            let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 1)
+            defer { room.deallocate() }
+            let count = try readFully(file.raw, into: room, at: 0)
+            return String(decoding: room[..<count], as: UTF8.self)
+        }
+        if found.isEmpty {
+            try Self.attempt("write", path) { () throws(Errno) in
+                var text = expected
+                try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
+                    .map { (bytes) throws(Errno) in try writeFully(file.raw, bytes, at: 0) }
+            }
+            return
+        }
+        let lines = found.split(separator: "\n")
+        guard lines.count == 2, lines[0].hasPrefix("fusesnap store ") else {
+            throw .damaged(file: path, problem: "it is not the head of a fusesnap store")
+        }
+        guard lines[0] == "fusesnap store 1" else {
+            throw .damaged(file: path, problem: "it was written by a later version (\(lines[0]))")
+        }
+        guard lines[1].hasPrefix("source \(identity.fileName) ") else {
+            throw .wrongStore(path: self.path, found: String(lines[1]))
+        }
+    }
+
+    private func discardLeftover(_ note: (String) -> Void) throws(StoreError) {
+        let directory = directory
+        let companion = companion
+        let removed = try Self.attempt("discard what an earlier snapshot left in", path) {
+            () throws(Errno) in
+            let delta = try removeTree(at: directory.raw, Self.snapshotName)
+            let graves = try removeTree(at: companion.raw, Self.graveyardName)
+            return delta || graves
+        }
+        if removed {
+            note(
+                "\(path): discarded the snapshot of a daemon that did not end in order;"
+                    + " the live files are not affected")
+        }
+    }
+}
+
+/// Removes `name` in `directory` with all that is in it; whether there was something.
+func removeTree(at directory: Int32, _ name: FileName) throws(Errno) -> Bool {
+    let opened: Descriptor
+    do throws(Errno) {
+        opened = try name.withCString { (string) throws(Errno) in
+            try Descriptor.open(at: directory, string, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        }
+    } catch .noSuchFileOrDirectory {
+        return false
+    }
+    var hadEntries = false
+    var reader = DirectoryReader(opened)
+    var more = true
+    while more {
+        // Removed while listed: some file systems then pass entries over, so until a pass finds nothing.
+        more = false
+        try reader.seek(to: 0)
+        try reader.forEach { (entry) throws(Errno) in
+            if entry.isDot { return }
+            hadEntries = true
+            more = true
+            do throws(Errno) {
+                try unlink(at: opened.raw, entry.name)
+            } catch .isDirectory {
+                _ = try removeTree(at: opened.raw, FileName(entry.name))
+            }
+        }
+    }
+    try name.withCString { (string) throws(Errno) in
+        try unlink(at: directory, string, AT_REMOVEDIR)
+    }
+    return hadEntries
+}

@@ -1,0 +1,116 @@
+import ControlSocket
+import Glibc
+import LinuxSystem
+import SnapshotMount
+import SystemPackage
+
+/// Carries out what comes over the control socket.
+final class Controller: SnapshotController {
+    private let configuration: DaemonConfiguration
+    private let lifecycle: SnapshotLifecycle
+    private let storePath: String
+
+    init(_ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String) {
+        self.configuration = configuration
+        self.lifecycle = lifecycle
+        storePath = store
+    }
+
+    private var mountpoint: String { configuration.mountpoint }
+
+    func start() throws(ControlFailure) -> StartReport {
+        do throws(Errno) {
+            let started = try lifecycle.start()
+            return StartReport(
+                started: started.cut.rfc3339,
+                snapshot: mountpoint + "/" + configuration.options.snapshotDirectory,
+                gateClosedMicroseconds: started.gateClosedMicroseconds)
+        } catch {
+            if error == .alreadyInProcess {
+                let since = lifecycle.summary.map { " since \($0.cut.rfc3339)" } ?? ""
+                throw ControlFailure(
+                    .alreadyActive,
+                    "\(mountpoint): a snapshot is active already\(since);"
+                        + " end it with `fusesnap ctl stop \(mountpoint)`")
+            }
+            throw ControlFailure(
+                .failed, "\(mountpoint): cannot start a snapshot in the store \(storePath): \(error)")
+        }
+    }
+
+    func stop(
+        discard: Bool, progress: @escaping @Sendable (StopProgress) -> Void
+    ) throws(ControlFailure) -> StopReport {
+        if discard {
+            throw ControlFailure(
+                .badRequest,
+                "\(mountpoint): --discard is for mounts in redirect mode; this one preserves,"
+                    + " and its live files are never set back")
+        }
+        do throws(Errno) {
+            let summary = try lifecycle.stop()
+            return StopReport(
+                started: summary.cut.rfc3339, inexactReason: summary.inexactReason,
+                deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas,
+                snapshotBytesRead: summary.bytesRead)
+        } catch {
+            if error == .noData {
+                throw ControlFailure(
+                    .notActive, "\(mountpoint): no snapshot is active; nothing to stop")
+            }
+            throw ControlFailure(
+                .failed,
+                "\(mountpoint): the snapshot has ended, but what it stored in \(storePath) could not be removed:"
+                    + " \(error)")
+        }
+    }
+
+    func status() -> Status {
+        let summary = lifecycle.summary
+        let state: Status.State =
+            if let summary {
+                summary.isOverflowed ? .overflowed : .active
+            } else {
+                .idle
+            }
+        return Status(
+            pid: getpid(), version: fusesnapVersion, source: configuration.source,
+            mountpoint: mountpoint, store: storePath, mode: configuration.mode.rawValue,
+            io: configuration.options.inputOutput.rawValue, state: state,
+            started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
+            changedAreas: summary?.changedAreas ?? 0,
+            snapshotBytesRead: summary?.bytesRead ?? 0, inexactReason: summary?.inexactReason)
+    }
+
+    func unmount() throws(ControlFailure) -> UnmountReport {
+        let wasActive = lifecycle.summary != nil
+        if let problem = Unmounting.unmount(mountpoint) {
+            throw ControlFailure(problem.isBusy ? .busy : .failed, problem.message)
+        }
+        do throws(Errno) {
+            _ = try lifecycle.stop()
+        } catch {
+            // None was active; or its files could not be removed, which the next mount tries again.
+        }
+        return UnmountReport(endedSnapshot: wasActive)
+    }
+}
+
+extension Timestamp {
+    /// RFC 3339, UTC, to the microsecond.
+    var rfc3339: String {
+        var seconds = time_t(self.seconds)
+        var parts = tm()
+        gmtime_r(&seconds, &parts)
+        func padded(_ value: Int32, _ width: Int) -> String {
+            let digits = String(value)
+            return String(repeating: "0", count: max(0, width - digits.count)) + digits
+        }
+        let date = [
+            padded(parts.tm_year + 1900, 4), padded(parts.tm_mon + 1, 2), padded(parts.tm_mday, 2),
+        ]
+        let time = [padded(parts.tm_hour, 2), padded(parts.tm_min, 2), padded(parts.tm_sec, 2)]
+        return date.joined(separator: "-") + "T" + time.joined(separator: ":") + "."
+            + padded(Int32(nanoseconds / 1000), 6) + "Z"
+    }
+}

@@ -1,0 +1,215 @@
+import ControlSocket
+import FuseSession
+import Glibc
+import LinuxSystem
+import SnapshotCore
+import SnapshotMount
+import SnapshotRecord
+import Synchronization
+import SystemPackage
+
+/// The process behind a mount: puts the parts together, serves until the mount is gone, and leaves no trace.
+final class Daemon: Sendable {
+    private let configuration: DaemonConfiguration
+    private let log: Log
+
+    init(_ configuration: DaemonConfiguration, _ log: Log) {
+        self.configuration = configuration
+        self.log = log
+    }
+
+    /// Mounts and serves; `didStart` is called when the mount answers. Returns when it is gone.
+    func run(_ didStart: @escaping @Sendable () -> Void) throws(CommandFailure) {
+        raiseDescriptorLimit()
+        let signals = TerminationSignals()
+        let root = try openSource()
+        let store = try openStore(root)
+        defer { store.close() }
+        let lifecycle: SnapshotLifecycle
+        let credentials: Credentials
+        do throws(Errno) {
+            credentials = try Credentials()
+            let source = try SourceTree(
+                root: root, hidden: store.hidden, mayUseHandles: configuration.options.usesFileHandles)
+            lifecycle = SnapshotLifecycle(
+                source: source, store: store, credentials: credentials,
+                deltaBytesMax: configuration.deltaBytesMax)
+        } catch {
+            throw CommandFailure("\(configuration.source): the source cannot be used: \(error)")
+        }
+        let server = try openControl()
+        let fileSystem = MountedFileSystem(
+            lifecycle: lifecycle, credentials: credentials, policy: cachePolicy,
+            snapshotName: FileName(configuration.options.snapshotDirectory),
+            didStartServing: didStart)
+        let session = try openSession(fileSystem)
+        fileSystem.follow(session) { [log, configuration] reason in
+            log.write(.error, "\(configuration.mountpoint): the snapshot is not exact any more: \(reason)")
+        }
+        let controller = Controller(configuration, lifecycle, store: store.path)
+        server.serve(controller)
+        signals.wait { session.exit() }
+        let result = session.run()
+        signals.finish()
+        endSnapshot(lifecycle)
+        session.unmount()
+        server.close()
+        if result < 0 {
+            throw CommandFailure(
+                "\(configuration.mountpoint): serving the mount failed: \(Errno(rawValue: -result))")
+        }
+    }
+
+    /// Descriptors follow what is open: up to the hard limit.
+    private func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+
+    private func openSource() throws(CommandFailure) -> Descriptor {
+        do throws(Errno) {
+            return try FileName(configuration.source).withCString { (path) throws(Errno) in
+                try Descriptor.open(at: AT_FDCWD, path, O_RDONLY | O_DIRECTORY)
+            }
+        } catch {
+            throw CommandFailure("\(configuration.source): the source cannot be opened: \(error)")
+        }
+    }
+
+    private func openStore(_ root: Descriptor) throws(CommandFailure) -> Store {
+        do throws(StoreError) {
+            return try Store(
+                source: root, sourcePath: configuration.source, path: configuration.store
+            ) { log.write(.warning, $0) }
+        } catch {
+            throw CommandFailure(Self.message(error))
+        }
+    }
+
+    private static func message(_ error: StoreError) -> String {
+        switch error {
+        case .inUse(let path):
+            "\(path): the store is in use by another fusesnap; is this source mounted already (`findmnt -t fuse.fusesnap`)?"
+        case .wrongStore(let path, let found):
+            "\(path): the store belongs to another directory (\(found)); give this one a store of its own with --store"
+        case .damaged(let file, let problem):
+            "\(file): \(problem); if it holds nothing that you need, remove its directory and mount again"
+        case .system(.readOnlyFileSystem, _, let path):
+            "\(path): cannot make the store: the file system is read-only; give a place to write with --store DIR"
+        case .system(let error, let action, let path):
+            "cannot \(action) \(path): \(error)"
+        }
+    }
+
+    private func openControl() throws(CommandFailure) -> ControlServer {
+        let address = ControlAddress(mountpoint: configuration.mountpoint, user: geteuid())
+        do throws(Errno) {
+            return try ControlServer(address)
+        } catch {
+            throw CommandFailure("\(address.path): cannot make the control socket: \(error)")
+        }
+    }
+
+    private var cachePolicy: CachePolicy {
+        // Over the source itself nothing but the mount changes it; beside it, somebody may.
+        let seconds: Double = configuration.isOverSource ? 86400 : 1
+        let options = configuration.options
+        return CachePolicy(
+            entrySeconds: options.entrySeconds ?? seconds,
+            attributeSeconds: options.attributeSeconds ?? seconds,
+            negativeSeconds: options.negativeSeconds ?? (configuration.isOverSource ? seconds : 0))
+    }
+
+    private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
+        let options = configuration.options
+        // A comma or backslash would end the name or be taken for an escape.
+        let name = (options.fileSystemName ?? configuration.source)
+            .replacing("\\", with: "\\\\").replacing(",", with: "\\,")
+        var words = ["fsname=\(name)", "subtype=fusesnap", "default_permissions"]
+        if geteuid() == 0 || options.allowsOther { words.append("allow_other") }
+        if options.isReadOnly { words.append("ro") }
+        if geteuid() == 0 { words += sourceFlags }
+        words += options.kernelOptions.filter { !words.contains($0) }
+        do throws(Errno) {
+            let session = try Session(
+                SessionOptions(
+                    mountOptions: words, threadsMax: options.threadsMax,
+                    ownsSource: configuration.isOverSource, logsDebug: options.logsDebug),
+                fileSystem)
+            try session.mount(at: configuration.mountpoint)
+            return session
+        } catch {
+            throw CommandFailure(
+                "\(configuration.mountpoint): cannot mount: \(error == .ioError ? "see above" : "\(error)")")
+        }
+    }
+
+    /// Set-id bits, devices and programs work as on the source; libfuse alone would forbid the first two.
+    private var sourceFlags: [String] {
+        var status = statvfs()
+        guard statvfs(configuration.source, &status) == 0 else { return [] }
+        func has(_ flag: Int) -> Bool { status.f_flag & UInt(flag) != 0 }
+        return [
+            has(Int(ST_NOSUID)) ? "nosuid" : "suid",
+            has(Int(ST_NODEV)) ? "nodev" : "dev",
+            has(Int(ST_NOEXEC)) ? "noexec" : "exec",
+        ]
+    }
+
+    /// A snapshot that is still active ends with the mount.
+    private func endSnapshot(_ lifecycle: SnapshotLifecycle) {
+        guard lifecycle.summary != nil else { return }
+        do throws(Errno) {
+            _ = try lifecycle.stop()
+            log.write(.warning, "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
+        } catch {
+            log.write(.error, "\(configuration.mountpoint): the snapshot's store could not be removed: \(error)")
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP: waited for by a thread, so that what they do is not bound by a signal handler's limits.
+private final class TerminationSignals: Sendable {
+    private let isFinished = Atomic<Bool>(false)
+
+    /// Blocks the signals in this thread and all that it makes.
+    init() {
+        var set = Self.signals
+        pthread_sigmask(SIG_BLOCK, &set, nil)
+        signal(SIGPIPE, SIG_IGN)
+        // Interrupts the main thread's wait for the end of the session, and nothing else.
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in }
+        sigaction(SIGUSR1, &action, nil)
+    }
+
+    private static var signals: sigset_t {
+        var set = sigset_t()
+        sigemptyset(&set)
+        for number in [SIGTERM, SIGINT, SIGHUP] { sigaddset(&set, number) }
+        return set
+    }
+
+    /// Calls `exit` at the first signal, and wakes the calling thread until `finish`.
+    func wait(_ exit: @escaping @Sendable () -> Void) {
+        let main = pthread_self()
+        let mainThread = UInt(main)
+        Thread.detach { [self] in
+            var set = Self.signals
+            var number: Int32 = 0
+            while sigwait(&set, &number) != 0 {}
+            exit()
+            while !isFinished.load(ordering: .sequentiallyConsistent) {
+                pthread_kill(pthread_t(mainThread), SIGUSR1)
+                var pause = pollfd(fd: -1, events: 0, revents: 0)
+                poll(&pause, 1, 10)
+            }
+        }
+    }
+
+    func finish() {
+        isFinished.store(true, ordering: .sequentiallyConsistent)
+    }
+}
