@@ -1,5 +1,10 @@
 #define FUSE_USE_VERSION 312
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/uio.h>
 #include <stddef.h>
 #include <fuse3/fuse_lowlevel.h>
 #include "CFuseShim.h"
@@ -16,4 +21,29 @@ int fs_session_loop_mt(struct fuse_session *session, int clone_fd, unsigned int 
 	int result = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
 	return result;
+}
+
+static ssize_t plain_writev(int descriptor, struct iovec *vectors, int count, void *user_data)
+{
+	(void) user_data;
+	return writev(descriptor, vectors, count);
+}
+
+static ssize_t plain_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t length,
+			    unsigned int flags, void *user_data)
+{
+	(void) user_data;
+	return splice(from, from_offset, to, to_offset, length, flags);
+}
+
+int fs_session_intercept(struct fuse_session *session,
+			 ssize_t (*read)(int descriptor, void *buffer, size_t size, void *user_data))
+{
+	const struct fuse_custom_io io = {
+		.writev = plain_writev,
+		.read = read,
+		.splice_receive = plain_splice,
+		.splice_send = plain_splice,
+	};
+	return fuse_session_custom_io(session, &io, fuse_session_fd(session));
 }

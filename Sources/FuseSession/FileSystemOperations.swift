@@ -48,6 +48,10 @@ package protocol FileSystemOperations: AnyObject, Sendable {
         _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
         flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply)
+    /// A file without a name: open(2) with O_TMPFILE.
+    func createTemporary(
+        _ context: RequestContext, parent: UInt64, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply)
     func read(node: UInt64, handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply
     func write(
         _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,

@@ -94,6 +94,8 @@ package final class Session: @unchecked Sendable {
     /// Mounts. Throws EIO where that failed: libfuse, or fusermount3, has said why on standard error.
     package func mount(at mountpoint: String) throws(Errno) {
         if fuse_session_mount(session, mountpoint) != 0 { throw .ioError }
+        let result = fs_session_intercept(session, readRequest)
+        if result != 0 { throw Errno(rawValue: -result) }
     }
 
     /// Serves requests until the mount is gone or `exit` is called. 0, or a negated errno.

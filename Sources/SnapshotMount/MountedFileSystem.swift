@@ -176,6 +176,13 @@ package final class MountedFileSystem: FileSystemOperations {
         return try live.create(context, parent, name, mode: mode, flags: flags)
     }
 
+    package func createTemporary(
+        _ context: RequestContext, parent: UInt64, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) {
+        try refuseInSnapshot(parent)
+        return try live.createTemporary(context, parent, mode: mode, flags: flags)
+    }
+
     package func read(
         node: UInt64, handle: UInt64, size: Int, offset: Int64
     ) throws(Errno) -> ReadReply {

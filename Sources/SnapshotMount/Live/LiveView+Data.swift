@@ -101,6 +101,31 @@ extension LiveView {
         }
     }
 
+    /// A file without a name, which one may get later (link): kept by its descriptor until then.
+    func createTemporary(
+        _ context: RequestContext, _ parent: UInt64, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) {
+        let directory = try descriptor(of: parent)
+        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
+        // O_EXCL says that it never gets a name.
+        let exclusive = flags & O_EXCL
+        return try change { (snapshot) throws(Errno) in
+            try assume(context)
+            let made = try Descriptor.open(
+                at: directory.raw, ".", sourceFlags | exclusive, mode: mode)
+            let status = try FileStatus(of: made.raw)
+            snapshot?.didMake(status)
+            let node = try remember(made, status, parent, ".")
+            let reference = try reference(of: node)
+            nodes.pin(reference, made)
+            let file = OpenFile(
+                made, reference, isReadable: true, isWritable: Self.writes(flags))
+            let entry = EntryReply(
+                node: node, attributes: presented(status), timeout: policy.entrySeconds)
+            return (entry, OpenReply(handle: Handle.make(file), keepsCache: true))
+        }
+    }
+
     func read(_ handle: UInt64, offset: Int64) -> ReadReply {
         .file(Handle.object(handle, as: OpenFile.self).descriptor, offset: offset)
     }

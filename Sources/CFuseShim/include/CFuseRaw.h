@@ -1,0 +1,76 @@
+/* Requests of the FUSE protocol that libfuse 3.14 does not know, as the kernel lays them out
+ * (include/uapi/linux/fuse.h, protocol 7.37 and 7.39). All fields are in the machine's byte order. */
+#ifndef CFUSE_RAW_H
+#define CFUSE_RAW_H
+#include <stdint.h>
+
+enum { FS_OPCODE_TMPFILE = 51, FS_OPCODE_STATX = 52 };
+
+struct fs_in_header {
+	uint32_t len, opcode;
+	uint64_t unique, nodeid;
+	uint32_t uid, gid, pid;
+	uint16_t total_extlen, padding;
+};
+
+struct fs_out_header {
+	uint32_t len;
+	int32_t error;
+	uint64_t unique;
+};
+
+struct fs_create_in {
+	uint32_t flags, mode, umask, open_flags;
+};
+
+struct fs_attr {
+	uint64_t ino, size, blocks, atime, mtime, ctime;
+	uint32_t atimensec, mtimensec, ctimensec, mode, nlink, uid, gid, rdev, blksize, flags;
+};
+
+struct fs_create_out {
+	struct fs_out_header header;
+	/* fuse_entry_out */
+	uint64_t nodeid, generation, entry_valid, attr_valid;
+	uint32_t entry_valid_nsec, attr_valid_nsec;
+	struct fs_attr attr;
+	/* fuse_open_out */
+	uint64_t fh;
+	uint32_t open_flags;
+	int32_t backing_id;
+};
+
+struct fs_statx_in {
+	uint32_t getattr_flags, reserved;
+	uint64_t fh;
+	uint32_t sx_flags, sx_mask;
+};
+
+struct fs_sx_time {
+	int64_t tv_sec;
+	uint32_t tv_nsec;
+	int32_t reserved;
+};
+
+struct fs_statx_out {
+	struct fs_out_header header;
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t spare[2];
+	/* fuse_statx */
+	uint32_t mask, blksize;
+	uint64_t attributes;
+	uint32_t nlink, uid, gid;
+	uint16_t mode, spare0;
+	uint64_t ino, size, blocks, attributes_mask;
+	struct fs_sx_time atime, btime, ctime, mtime;
+	uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+	uint64_t spare2[14];
+};
+
+_Static_assert(sizeof(struct fs_in_header) == 40, "fuse_in_header");
+_Static_assert(sizeof(struct fs_attr) == 88, "fuse_attr");
+_Static_assert(sizeof(struct fs_create_out) == 16 + 128 + 16, "fuse_entry_out and fuse_open_out");
+_Static_assert(sizeof(struct fs_statx_out) == 16 + 32 + 256, "fuse_statx_out");
+
+#endif

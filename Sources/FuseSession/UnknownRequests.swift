@@ -1,0 +1,178 @@
+internal import CFuseShim
+internal import Glibc
+internal import LinuxSystem
+internal import SystemPackage
+
+// Requests that libfuse 3.14 does not know: they are taken out of the stream before libfuse sees them, and answered
+// here. On a libfuse that knows them this does no harm.
+
+/// Reads the next request for libfuse, as read(2) does, and serves those that it would refuse.
+func readRequest(
+    _ channel: Int32, _ buffer: UnsafeMutableRawPointer?, _ size: Int,
+    _ userData: UnsafeMutableRawPointer?
+) -> Int {
+    while true {
+        let count = read(channel, buffer, size)
+        guard let buffer, let userData, count >= MemoryLayout<fs_in_header>.size else { return count }
+        let header = buffer.load(as: fs_in_header.self)
+        let opcode = Int(header.opcode)
+        guard opcode == Int(FS_OPCODE_TMPFILE) || opcode == Int(FS_OPCODE_STATX) else {
+            return count
+        }
+        // libfuse ends idle workers by cancelling them; not in the middle of a request.
+        var old: Int32 = 0
+        pthread_setcancelstate(Int32(PTHREAD_CANCEL_DISABLE), &old)
+        let operations = Unmanaged<CallbackState>.fromOpaque(userData).takeUnretainedValue().operations
+        let request = UnknownRequest(
+            channel: channel, header: header,
+            body: UnsafeRawBufferPointer(start: buffer, count: count)
+                .dropFirst(MemoryLayout<fs_in_header>.size), operations: operations)
+        if opcode == Int(FS_OPCODE_TMPFILE) {
+            request.serveTemporaryFile()
+        } else {
+            request.serveExtendedStatus()
+        }
+        pthread_setcancelstate(old, nil)
+    }
+}
+
+private struct UnknownRequest {
+    let channel: Int32
+    let header: fs_in_header
+    let body: Slice<UnsafeRawBufferPointer>
+    let operations: Operations
+
+    private func argument<Argument>(_ type: Argument.Type) -> Argument? {
+        guard body.count >= MemoryLayout<Argument>.size else { return nil }
+        return UnsafeRawBufferPointer(rebasing: body).loadUnaligned(as: type)
+    }
+
+    private func outHeader(_ length: Int, error: Int32) -> fs_out_header {
+        fs_out_header(len: UInt32(length), error: error, unique: header.unique)
+    }
+
+    /// Sends an answer; whether the kernel still wanted it (ENOENT: the request was interrupted).
+    @discardableResult
+    private func send<Answer>(_ answer: Answer) -> Bool {
+        withUnsafeBytes(of: answer) { write(channel, $0.baseAddress, $0.count) } >= 0
+    }
+
+    private func fail(_ error: Errno) {
+        send(outHeader(MemoryLayout<fs_out_header>.size, error: -error.rawValue))
+    }
+
+    /// FUSE_TMPFILE: open(2) with O_TMPFILE.
+    func serveTemporaryFile() {
+        guard let input = argument(fs_create_in.self) else { return fail(.invalidArgument) }
+        let context = RequestContext(
+            user: header.uid, group: header.gid, process: Int32(bitPattern: header.pid),
+            mask: input.umask)
+        do throws(Errno) {
+            let (entry, opened) = try operations.createTemporary(
+                context, parent: header.nodeid, mode: input.mode,
+                flags: Int32(bitPattern: input.flags))
+            var answer = fs_create_out()
+            answer.header = outHeader(MemoryLayout<fs_create_out>.size, error: 0)
+            answer.nodeid = entry.node
+            (answer.entry_valid, answer.entry_valid_nsec) = split(entry.timeout)
+            if let attributes = entry.attributes {
+                (answer.attr_valid, answer.attr_valid_nsec) = split(attributes.timeout)
+                answer.attr = fs_attr(attributes.status)
+            }
+            answer.fh = opened.handle
+            answer.open_flags = opened.keepsCache ? openKeepCache : 0
+            if !send(answer) {
+                operations.release(node: entry.node, handle: opened.handle)
+                operations.forget(node: entry.node, count: 1)
+            }
+        } catch {
+            fail(error)
+        }
+    }
+
+    /// FUSE_STATX: what GETATTR tells, and the time of birth.
+    func serveExtendedStatus() {
+        guard let input = argument(fs_statx_in.self) else { return fail(.invalidArgument) }
+        do throws(Errno) {
+            let hasHandle = input.getattr_flags & getattrHandle != 0
+            let reply = try operations.attributes(
+                node: header.nodeid, handle: hasHandle ? input.fh : nil)
+            send(fs_statx_out(reply, outHeader(MemoryLayout<fs_statx_out>.size, error: 0)))
+        } catch {
+            fail(error)
+        }
+    }
+}
+
+/// FOPEN_KEEP_CACHE and FUSE_GETATTR_FH of the protocol.
+private let openKeepCache: UInt32 = 1 << 1
+private let getattrHandle: UInt32 = 1 << 0
+
+/// Seconds and nanoseconds of a timeout.
+private func split(_ seconds: Double) -> (UInt64, UInt32) {
+    let whole = UInt64(seconds)
+    return (whole, UInt32((seconds - Double(whole)) * 1e9))
+}
+
+extension fs_attr {
+    fileprivate init(_ status: FileStatus) {
+        self.init()
+        ino = status.inode
+        size = UInt64(status.size)
+        blocks = UInt64(status.blocks)
+        atime = UInt64(bitPattern: status.accessed.seconds)
+        mtime = UInt64(bitPattern: status.modified.seconds)
+        ctime = UInt64(bitPattern: status.changed.seconds)
+        atimensec = status.accessed.nanoseconds
+        mtimensec = status.modified.nanoseconds
+        ctimensec = status.changed.nanoseconds
+        mode = status.mode
+        nlink = status.links
+        uid = status.user
+        gid = status.group
+        rdev = UInt32(truncatingIfNeeded: status.specialDevice)
+        blksize = UInt32(bitPattern: status.blockSize)
+    }
+}
+
+extension fs_statx_out {
+    fileprivate init(_ reply: AttributeReply, _ header: fs_out_header) {
+        self.init()
+        let status = reply.status
+        self.header = header
+        (attr_valid, attr_valid_nsec) = split(reply.timeout)
+        mask = UInt32(STATX_BASIC_STATS) | (status.birth == 0 ? 0 : UInt32(STATX_BTIME))
+        blksize = UInt32(bitPattern: status.blockSize)
+        nlink = status.links
+        uid = status.user
+        gid = status.group
+        mode = UInt16(truncatingIfNeeded: status.mode)
+        ino = status.inode
+        size = UInt64(status.size)
+        blocks = UInt64(status.blocks)
+        atime = fs_sx_time(status.accessed)
+        mtime = fs_sx_time(status.modified)
+        ctime = fs_sx_time(status.changed)
+        let (seconds, rest) = status.birth.quotientAndRemainder(dividingBy: 1_000_000_000)
+        btime = fs_sx_time(
+            tv_sec: rest < 0 ? seconds - 1 : seconds,
+            tv_nsec: UInt32(rest < 0 ? rest + 1_000_000_000 : rest), reserved: 0)
+        rdev_major = majorNumber(status.specialDevice)
+        rdev_minor = minorNumber(status.specialDevice)
+    }
+}
+
+extension fs_sx_time {
+    fileprivate init(_ time: Timestamp) {
+        self.init(tv_sec: time.seconds, tv_nsec: time.nanoseconds, reserved: 0)
+    }
+}
+
+/// The parts of a dev_t, as glibc packs it.
+private func majorNumber(_ device: UInt64) -> UInt32 {
+    UInt32((device >> 8) & 0xfff) | UInt32((device >> 32) & 0xffff_f000)
+}
+
+private func minorNumber(_ device: UInt64) -> UInt32 {
+    UInt32(device & 0xff) | UInt32((device >> 12) & 0xffff_ff00)
+}
