@@ -1,0 +1,54 @@
+# What a person does with fusesnap's source. `make help` lists it.
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+SWIFT ?= swift
+SCRIPTS := Tests/Scripts
+
+.PHONY: help build test demo install uninstall lint format clean require require-test require-demo
+
+help:
+	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
+	@echo 'make test       install what is missing (as root) and run all tests'
+	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
+	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
+	@echo 'make uninstall  remove what install put there'
+	@echo 'make lint       check the style with swift format'
+	@echo 'make format     apply it'
+	@echo 'make clean      remove what was built'
+
+require:
+	@$(SCRIPTS)/require build
+
+require-test:
+	@$(SCRIPTS)/require build test
+
+require-demo:
+	@$(SCRIPTS)/require build demo
+
+build: require
+	$(SWIFT) build -c release --static-swift-stdlib --product fusesnap
+
+# The mounted tests run the binary of the same build. One test at a time: they share the machine's mounts.
+test: require-test
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build --no-parallel
+
+demo: require-demo build
+	$(SCRIPTS)/demo .build/release/fusesnap
+
+install: build
+	install -D -m 755 .build/release/fusesnap $(DESTDIR)$(PREFIX)/bin/fusesnap
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/fusesnap
+
+lint: require
+	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift
+
+format: require
+	$(SWIFT) format --in-place --recursive Sources Tests Package.swift
+
+clean:
+	$(SWIFT) package clean
+	rm -rf .build
