@@ -49,6 +49,8 @@ let package = Package(
                 "LinuxSystem", "CLinux", system, argumentParser,
             ],
             cSettings: gnuNames, swiftSettings: swiftSettings),
+        tests("ControlSocketTests", ["ControlSocket", "CLinux", system]),
+        tests("CommandTests", ["fusesnap", "ControlSocket", argumentParser, system]),
     ],
     swiftLanguageModes: [.v6]
 )

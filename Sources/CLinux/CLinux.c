@@ -222,3 +222,8 @@ int cl_unix_accept(int socket)
 {
 	return accept4(socket, NULL, NULL, SOCK_CLOEXEC);
 }
+
+int cl_pidfd_open(int32_t process)
+{
+	return (int) syscall(SYS_pidfd_open, process, 0);
+}

@@ -1,57 +1,148 @@
 internal import CLinux
-internal import LinuxSystem
+internal import Glibc
 package import SystemPackage
 
-/// Why a client got no answer.
-package enum ControlClientError: Error {
-    /// Nobody listens at this address.
-    case notListening(Errno)
-    /// The daemon closed the connection without an answer, or sent what this version does not understand.
-    case noAnswer(String)
+/// Why a request got no result.
+package enum ControlClientError: Error, Equatable {
+    /// No socket of the mount is answered; these were tried.
+    case noDaemon(tried: [String])
+    /// A socket is there, and the caller may not use it.
+    case denied(path: String)
+    /// The daemon takes no connection, or says nothing for longer than it may.
+    case unresponsive(path: String)
+    /// The connection ended before the answer.
+    case closed(path: String)
+    /// What came is not what this version understands.
+    case malformedReply(path: String)
     /// The daemon's own words.
     case failure(ControlFailure)
+    case system(Errno, path: String)
 }
 
-/// A connection to a mount's daemon.
-package final class ControlClient {
-    private let connection: LineConnection
+/// A connection to the daemon of a mount. Every wait is bounded: the daemon of a request that takes
+/// long says that it still works on it.
+package struct ControlClient: ~Copyable {
+    package let path: String
+    /// The daemon's process; 0 where it lives in a process name space that is not visible here.
+    package let daemonProcess: Int32
+    private let descriptor: OwnedDescriptor
+    private var lines: LineReader
 
-    /// Connects.
-    package init(_ address: ControlAddress) throws(ControlClientError) {
+    private static let connectTimeoutSeconds = 5
+    /// Several times the heartbeat's interval.
+    package static let silenceTimeout = Duration.seconds(30)
+
+    /// Connects to the daemon of `mountpoint` (canonical), which `owner` mounted.
+    package init(mountpoint: String, owner: UInt32) throws(ControlClientError) {
+        try self.init(
+            mountpoint: mountpoint, owner: owner,
+            directories: SocketDirectory.candidates(user: owner))
+    }
+
+    init(mountpoint: String, owner: UInt32, directories: [String]) throws(ControlClientError) {
+        let name = SocketDirectory.socketName(mountpoint: mountpoint)
+        for directory in directories {
+            guard let connection = try Self.connect(directory, name, owner: owner) else { continue }
+            path = "\(directory)/\(name)"
+            daemonProcess = connection.process
+            lines = LineReader(connection.descriptor.rawValue)
+            descriptor = connection.descriptor
+            return
+        }
+        throw .noDaemon(tried: directories.map { "\($0)/\(name)" })
+    }
+
+    private struct Connection: ~Copyable {
+        let descriptor: OwnedDescriptor
+        let process: Int32
+    }
+
+    /// nil where no daemon of `owner` answers: no socket, a dead one, or one in a directory that
+    /// others may write to.
+    private static func connect(
+        _ directoryPath: String, _ name: String, owner: UInt32
+    ) throws(ControlClientError) -> Connection? {
+        let path = "\(directoryPath)/\(name)"
+        guard let directory = try? SocketDirectory.open(directoryPath, owner: owner) else {
+            return nil
+        }
         do throws(Errno) {
-            let socket = Descriptor(owning: try checked { cl_unix_socket() })
-            try checked { cl_unix_connect(socket.raw, address.path) }
-            connection = LineConnection(socket)
+            let raw = try SystemCalls.checked { cl_unix_socket() }
+            let descriptor = OwnedDescriptor(raw)
+            try SystemCalls.boundSending(raw, seconds: connectTimeoutSeconds)
+            try SystemCalls.checked { cl_unix_connect(raw, directory.address(name)) }
+            let peer = try SystemCalls.peer(of: raw)
+            guard peer.user == owner || peer.user == 0 else { return nil }
+            return Connection(descriptor: descriptor, process: peer.process)
         } catch {
-            throw .notListening(error)
+            switch error {
+            case .noSuchFileOrDirectory, .connectionRefused: return nil
+            case .permissionDenied: throw .denied(path: path)
+            case .resourceTemporarilyUnavailable: throw .unresponsive(path: path)
+            default: throw .system(error, path: path)
+            }
         }
     }
 
-    /// Sends a request and waits for its reply; `progress` gets what comes before that.
-    package func send(
-        _ request: Request, progress: (StopProgress) -> Void = { _ in }
-    ) throws(ControlClientError) -> Reply {
+    // MARK: Requests
+
+    package mutating func start(_ options: StartOptions) throws(ControlClientError) -> StartReport {
+        try request(.start, options) { _ in }
+    }
+
+    package mutating func stop(
+        _ options: StopOptions, progress: (StopProgress) -> Void
+    ) throws(ControlClientError) -> StopReport {
+        try request(.stop, options, progress)
+    }
+
+    package mutating func status() throws(ControlClientError) -> Status {
+        try request(.status, NoOptions()) { _ in }
+    }
+
+    package mutating func unmount(
+        _ options: UnmountOptions
+    ) throws(ControlClientError) -> UnmountReport {
+        try request(.unmount, options) { _ in }
+    }
+
+    private mutating func request<Options: Codable, Result: Codable>(
+        _ command: Command, _ options: Options, _ progress: (StopProgress) -> Void
+    ) throws(ControlClientError) -> Result {
+        let line = ControlLine.encode(Request(command: command, options: options))
         do throws(Errno) {
-            try connection.write(request)
+            try SystemCalls.sendAll(descriptor.rawValue, line)
         } catch {
-            throw .noAnswer("\(error)")
+            // A daemon that refuses says why before it closes: its words are still to be read.
+            if error != .brokenPipe && error != .connectionReset {
+                throw .system(error, path: path)
+            }
         }
         while true {
-            let reply: Reply?
-            do throws(LineConnection.ReadFailure) {
-                reply = try connection.read(Reply.self)
-            } catch {
-                throw .noAnswer("\(error)")
-            }
-            guard let reply else { throw .noAnswer("the daemon closed the connection") }
+            let reply: Reply<Result> = try nextReply()
             if let failure = reply.error { throw .failure(failure) }
-            guard let step = reply.progress else { return reply }
-            progress(step)
+            if let result = reply.result { return result }
+            if let done = reply.progress { progress(done) }
         }
     }
 
-    /// Waits until the daemon has ended: its end of the connection closes.
-    package func waitForEnd() {
-        connection.waitForEnd()
+    private mutating func nextReply<Result: Codable>() throws(ControlClientError) -> Reply<Result> {
+        let line: [UInt8]?
+        do throws(LineError) {
+            line = try lines.next(within: Self.silenceTimeout)
+        } catch {
+            switch error {
+            case .timedOut: throw .unresponsive(path: path)
+            case .tooLong: throw .malformedReply(path: path)
+            case .truncated, .system(.connectionReset): throw .closed(path: path)
+            case .system(let error): throw .system(error, path: path)
+            }
+        }
+        guard let line else { throw .closed(path: path) }
+        do {
+            return try ControlLine.decode(Reply<Result>.self, line)
+        } catch {
+            throw .malformedReply(path: path)
+        }
     }
 }

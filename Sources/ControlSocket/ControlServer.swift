@@ -1,190 +1,223 @@
 internal import CLinux
 internal import Glibc
-internal import LinuxSystem
-package import SystemPackage
 internal import Synchronization
+internal import SystemPackage
 
-/// Listens on the control socket of a mount, and serves each client on a thread of its own.
+/// What a server grants its clients.
+package struct ControlLimits: Sendable {
+    package var clientsMax = 16
+    /// How long a client may take to send a request.
+    package var requestTimeout = Duration.seconds(10)
+    /// How long `close` waits for answers that are due.
+    package var closeTimeoutMilliseconds: Int32 = 10_000
+
+    package init() {}
+}
+
+/// Answers the control socket of one mount: a thread that accepts, and one for each client.
 ///
-/// A client that sends nothing, too much, or what is not a request gets an error line at most, and loses its
-/// connection; others are not affected. Only root and the user who mounted are served.
+/// A peer that is neither root nor the mounting user is told so and closed; so is one that sends
+/// anything but requests, or nothing at all. None of them keeps the others waiting.
 package final class ControlServer: Sendable {
-    private static let clientsMax = 16
-    private static let requestTimeoutSeconds = 10
-
-    private let address: ControlAddress
-    private let listener: Descriptor
+    private let socket: ListeningSocket
     private let owner: UInt32
-    private let clients = Mutex(0)
-    private let busy = Monitor()
-    private let isClosed = Atomic<Bool>(false)
+    private let limits: ControlLimits
+    private let report: @Sendable (String) -> Void
+    /// Wakes the accepting thread.
+    private let wake: WakePipe
+    /// Wakes `close` when the last thread ends.
+    private let drained: WakePipe
+    /// Guards who is connected. Spans no call that may wait.
+    private let state = Mutex(State())
 
-    /// Makes the socket, in place of one that a dead daemon left.
-    package init(_ address: ControlAddress) throws(Errno) {
-        self.address = address
-        owner = geteuid()
-        try Self.makeDirectory(address.directory, owner: owner)
-        listener = Descriptor(owning: try checked { cl_unix_socket() })
-        let raw = listener.raw
-        _ = Glibc.unlink(address.path)
-        try checked { cl_unix_bind(raw, address.path) }
-        // connect(2) asks for write permission: the owner's alone (root has it anyway).
-        try checked { chmod(address.path, 0o600) }
-        try checked { listen(raw, Int32(Self.clientsMax)) }
+    private struct State: Sendable {
+        var clients: [ClientConnection] = []
+        var isAccepting = false
+        var isClosing = false
+
+        var hasThreads: Bool { isAccepting || !clients.isEmpty }
     }
 
-    private static func makeDirectory(_ path: String, owner: UInt32) throws(Errno) {
-        if mkdir(path, owner == 0 ? 0o755 : 0o700) != 0 {
-            let error = currentErrno()
-            guard error == .fileExists else { throw error }
-        }
-        let status = try path.withFileName { (name) throws(Errno) in
-            try FileStatus(at: AT_FDCWD, name)
-        }
-        guard status.isDirectory else { throw .notDirectory }
-        // Somebody else's directory of that name is no place for our socket.
-        guard status.user == owner, status.mode & 0o022 == 0 else { throw .permissionDenied }
-    }
-
-    /// Serves until `close`.
-    package func serve(_ controller: any SnapshotController) {
-        Thread.detach { [self] in
-            while !isClosed.load(ordering: .sequentiallyConsistent) {
-                let raw = cl_unix_accept(listener.raw)
-                if raw < 0 {
-                    // The listener was shut down, or there is no descriptor to be had: then a client tries again.
-                    if isClosed.load(ordering: .sequentiallyConsistent) { return }
-                    var pause = pollfd(fd: -1, events: 0, revents: 0)
-                    poll(&pause, 1, 50)
-                    continue
-                }
-                let socket = Descriptor(owning: raw)
-                let isTaken = clients.withLock { count in
-                    if count >= Self.clientsMax { return false }
-                    count += 1
-                    return true
-                }
-                guard isTaken else { continue }
-                Thread.detach { [self] in
-                    serveClient(socket, controller)
-                    clients.withLock { $0 -= 1 }
-                    busy.withLock { busy.wake() }
-                }
-            }
-        }
-    }
-
-    /// Ends serving: removes the socket and waits for the replies that are under way.
-    package func close() {
-        isClosed.store(true, ordering: .sequentiallyConsistent)
-        _ = Glibc.unlink(address.path)
-        shutdown(listener.raw, Int32(SHUT_RDWR))
-        replying.waitForNone()
-    }
-
-    private let replying = ReplyCount()
-
-    private func serveClient(_ socket: Descriptor, _ controller: any SnapshotController) {
-        let connection = LineConnection(socket)
-        connection.setReadTimeout(seconds: Self.requestTimeoutSeconds)
+    /// Binds and listens: clients may connect from now on, and are answered once `serve` is called.
+    /// `owner` is the mounting user. `report` is given what the log should say, on the server's
+    /// threads.
+    package init(
+        mountpoint: String, in directory: consuming SocketDirectory, owner: UInt32 = geteuid(),
+        limits: ControlLimits = ControlLimits(), report: @escaping @Sendable (String) -> Void
+    ) throws(ControlSocketError) {
+        socket = try ListeningSocket(directory, mountpoint: mountpoint)
         do throws(Errno) {
-            var user: UInt32 = 0
-            var process: Int32 = 0
-            try checked { cl_peer_user(socket.raw, &user, &process) }
-            guard user == 0 || user == owner else {
-                let why = "only root and the user who mounted may control this mount"
-                return try connection.write(Reply(ControlFailure(.refused, why)))
+            wake = try WakePipe()
+            drained = try WakePipe()
+        } catch {
+            throw ControlSocketError("cannot make a pipe for the control socket: \(error)")
+        }
+        self.owner = owner
+        self.limits = limits
+        self.report = report
+    }
+
+    /// The socket's path.
+    package var path: String { socket.path }
+
+    /// Answers requests by `controller`, until `close`.
+    package func serve(_ controller: any SnapshotController) throws(ControlSocketError) {
+        state.withLock { $0.isAccepting = true }
+        do throws(Errno) {
+            try SystemCalls.detachThread { [self] in
+                accept(for: controller)
+                threadEnds { $0.isAccepting = false }
             }
-            while let request = try read(connection) {
-                let isLast = try reply(to: request, connection, controller)
-                if isLast {
-                    // The client waits for this process to end: it sees the connection close.
-                    connection.setReadTimeout(seconds: 0)
-                    connection.waitForEnd()
-                    return
+        } catch {
+            state.withLock { $0.isAccepting = false }
+            throw ControlSocketError("cannot start the thread of the control socket: \(error)")
+        }
+    }
+
+    /// Takes no further request, lets those that are worked on be answered, and removes the socket.
+    /// To be called before the process exits, or the answer to `unmount` is lost; never by the
+    /// controller, which it waits for.
+    package func close() {
+        socket.unlinkName()
+        let clients = state.withLock { state in
+            state.isClosing = true
+            return state.hasThreads ? state.clients : nil
+        }
+        wake.signal()
+        guard let clients else { return }
+        for client in clients { client.stopReading() }
+        if !drained.wait(milliseconds: limits.closeTimeoutMilliseconds) {
+            report("a request on the control socket was still not answered at the end")
+        }
+    }
+
+    private func threadEnds(_ change: (inout State) -> Void) {
+        let isLast = state.withLock { state in
+            change(&state)
+            return state.isClosing && !state.hasThreads
+        }
+        if isLast { drained.signal() }
+    }
+
+    // MARK: The accepting thread
+
+    private func accept(for controller: any SnapshotController) {
+        while true {
+            let clientCount = sendHeartbeats()
+            if !state.withLock({ $0.isClosing }) {
+                let milliseconds = clientCount == 0 ? -1 : ControlProtocol.heartbeatMilliseconds
+                if waitForClient(milliseconds: milliseconds) { admit(controller) }
+            } else if clientCount > 0 {
+                // Only the heartbeats of what is still worked on are left to do.
+                usleep(Self.closingPauseMicroseconds)
+            } else {
+                return
+            }
+        }
+    }
+
+    private static let heartbeat = ControlLine.encode(Reply<NoResult>(working: true))
+
+    /// Tells the clients that wait for an answer that it is worked on; how many are connected.
+    private func sendHeartbeats() -> Int {
+        let clients = state.withLock { $0.clients }
+        for client in clients { client.sendHeartbeat(Self.heartbeat) }
+        return clients.count
+    }
+
+    private static let closingPauseMicroseconds: UInt32 = 20_000
+
+    /// Whether a client has connected; false when the time is over or the server closes.
+    private func waitForClient(milliseconds: Int32) -> Bool {
+        var entries = [
+            pollfd(fd: socket.descriptor.rawValue, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: wake.reading.rawValue, events: Int16(POLLIN), revents: 0),
+        ]
+        let count = poll(&entries, 2, milliseconds)
+        return count > 0 && entries[1].revents == 0 && entries[0].revents != 0
+    }
+
+    private func admit(_ controller: any SnapshotController) {
+        do throws(Errno) {
+            let raw = try SystemCalls.checked { cl_unix_accept(socket.descriptor.rawValue) }
+            let client = try ClientConnection(accepted: OwnedDescriptor(raw))
+            if let refusal = refusal(try SystemCalls.peer(of: raw)) {
+                report(refusal.message)
+                client.finish(ControlLine.encode(Reply<NoResult>(error: refusal)))
+                return
+            }
+            guard isAdmitted(client) else {
+                let failure = ControlFailure(
+                    .failed, "too many clients are connected to this mount's daemon; try again later")
+                client.finish(ControlLine.encode(Reply<NoResult>(error: failure)))
+                return
+            }
+            do throws(Errno) {
+                try SystemCalls.detachThread { [self] in
+                    converse(client, controller)
+                    client.end()
+                    threadEnds { state in state.clients.removeAll { $0 === client } }
                 }
+            } catch {
+                threadEnds { state in state.clients.removeAll { $0 === client } }
+                throw error
             }
         } catch {
-            // The client is gone, or silent: nobody to tell.
+            report("cannot serve a client of the control socket: \(error)")
+            // Out of descriptors or threads, most likely: the client still waits, so that trying
+            // again at once is vain.
+            _ = wake.wait(milliseconds: Self.admissionPauseMilliseconds)
         }
     }
 
-    /// The next request; nil at the end, and after one that is none, which is told to the client.
-    private func read(_ connection: LineConnection) throws(Errno) -> Request? {
-        let problem: String
-        do throws(LineConnection.ReadFailure) {
-            guard let request = try connection.read(Request.self) else { return nil }
-            if request.protocol == protocolVersion { return request }
-            problem = "protocol \(request.protocol) is not spoken here, \(protocolVersion) is"
+    private static let admissionPauseMilliseconds: Int32 = 200
+
+    private func isAdmitted(_ client: ClientConnection) -> Bool {
+        state.withLock { state in
+            guard !state.isClosing, state.clients.count < limits.clientsMax else { return false }
+            state.clients.append(client)
+            return true
+        }
+    }
+
+    private func refusal(_ peer: (user: uid_t, process: pid_t)) -> ControlFailure? {
+        if Self.mayControl(user: peer.user, owner: owner) { return nil }
+        return ControlFailure(
+            .refused,
+            "user \(peer.user) (process \(peer.process)) may not control this mount: only root and "
+                + "user \(owner), who mounted it, may")
+    }
+
+    static func mayControl(user: UInt32, owner: UInt32) -> Bool {
+        user == 0 || user == owner
+    }
+
+    // MARK: The thread of a client
+
+    private func converse(_ client: ClientConnection, _ controller: any SnapshotController) {
+        var lines = LineReader(client.descriptor.rawValue)
+        do throws(LineError) {
+            while let line = try lines.next(within: limits.requestTimeout) {
+                client.beginWork()
+                let answer = RequestHandler(controller: controller, client: client).answer(line)
+                client.finish(answer.line)
+                if !answer.keepsConnection { return }
+            }
         } catch {
-            switch error {
-            case .system(let errno): throw errno
-            case .tooLong: problem = "a request has at most \(LineConnection.lineBytesMax) bytes"
-            case .malformed: problem = "this is not a request"
+            if let failure = Self.failure(error) {
+                client.finish(ControlLine.encode(Reply<NoResult>(error: failure)))
             }
         }
-        try connection.write(Reply(ControlFailure(.badRequest, problem)))
-        return nil
     }
 
-    /// Carries a request out; whether the process ends now.
-    private func reply(
-        to request: Request, _ connection: LineConnection, _ controller: any SnapshotController
-    ) throws(Errno) -> Bool {
-        replying.begin()
-        defer { replying.end() }
-        var reply = Reply()
-        do throws(ControlFailure) {
-            switch request.command {
-            case .status: reply.status = controller.status()
-            case .start: reply.started = try controller.start()
-            case .stop:
-                reply.stopped = try controller.stop(discard: request.discard ?? false) { _ in }
-            case .unmount: reply.unmounted = try controller.unmount()
-            }
-        } catch {
-            reply.error = error
+    private static func failure(_ error: LineError) -> ControlFailure? {
+        switch error {
+        case .tooLong:
+            ControlFailure(
+                .badRequest, "a request is longer than \(ControlProtocol.lineBytesMax) bytes")
+        case .timedOut: ControlFailure(.timedOut, "no request came in time")
+        case .truncated: ControlFailure(.badRequest, "the connection ended within a request")
+        case .system: nil
         }
-        try connection.write(reply)
-        return reply.unmounted != nil
-    }
-}
-
-/// Counts requests between their arrival and their reply.
-private final class ReplyCount: @unchecked Sendable {
-    private let monitor = Monitor()
-    /// Guarded by `monitor`.
-    private var count = 0
-
-    func begin() {
-        monitor.withLock { count += 1 }
-    }
-
-    func end() {
-        monitor.withLock {
-            count -= 1
-            monitor.wake()
-        }
-    }
-
-    func waitForNone() {
-        monitor.withLock {
-            while count > 0 { monitor.wait() }
-        }
-    }
-}
-
-extension Reply {
-    init(_ failure: ControlFailure) {
-        error = failure
-    }
-}
-
-extension String {
-    /// Calls `body` with the path as a C string, with typed errors.
-    func withFileName<Result>(
-        _ body: (UnsafePointer<CChar>) throws(Errno) -> Result
-    ) throws(Errno) -> Result {
-        try FileName(self).withCString(body)
     }
 }

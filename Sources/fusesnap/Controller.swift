@@ -18,49 +18,47 @@ final class Controller: SnapshotController {
 
     private var mountpoint: String { configuration.mountpoint }
 
-    func start() throws(ControlFailure) -> StartReport {
+    func start(_ options: StartOptions) throws(ControlFailure) -> StartReport {
         do throws(Errno) {
             let started = try lifecycle.start()
             return StartReport(
                 started: started.cut.rfc3339,
-                snapshot: mountpoint + "/" + configuration.options.snapshotDirectory,
-                gateClosedMicroseconds: started.gateClosedMicroseconds)
+                gateClosedMicroseconds: started.gateClosedMicroseconds,
+                snapshotDirectory: configuration.snapshotPath)
         } catch {
             if error == .alreadyInProcess {
-                let since = lifecycle.summary.map { " since \($0.cut.rfc3339)" } ?? ""
+                let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
                 throw ControlFailure(
                     .alreadyActive,
-                    "\(mountpoint): a snapshot is active already\(since);"
-                        + " end it with `fusesnap ctl stop \(mountpoint)`")
+                    "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
             }
             throw ControlFailure(
-                .failed, "\(mountpoint): cannot start a snapshot in the store \(storePath): \(error)")
+                .failed, "making its place in the store \(storePath): \(error)")
         }
     }
 
     func stop(
-        discard: Bool, progress: @escaping @Sendable (StopProgress) -> Void
+        _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
     ) throws(ControlFailure) -> StopReport {
-        if discard {
+        if options.discard {
             throw ControlFailure(
                 .badRequest,
-                "\(mountpoint): --discard is for mounts in redirect mode; this one preserves,"
-                    + " and its live files are never set back")
+                "--discard is for mounts in redirect mode; this one preserves, and its live files are"
+                    + " never set back")
         }
         do throws(Errno) {
             let summary = try lifecycle.stop()
             return StopReport(
-                started: summary.cut.rfc3339, inexactReason: summary.inexactReason,
-                deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas,
-                snapshotBytesRead: summary.bytesRead)
+                exact: summary.inexactReason == nil, reason: summary.inexactReason,
+                deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas)
         } catch {
             if error == .noData {
                 throw ControlFailure(
-                    .notActive, "\(mountpoint): no snapshot is active; nothing to stop")
+                    .notActive, "no snapshot is active")
             }
             throw ControlFailure(
                 .failed,
-                "\(mountpoint): the snapshot has ended, but what it stored in \(storePath) could not be removed:"
+                "the snapshot has ended, but what it stored in \(storePath) could not be removed:"
                     + " \(error)")
         }
     }
@@ -74,15 +72,15 @@ final class Controller: SnapshotController {
                 .idle
             }
         return Status(
-            pid: getpid(), version: fusesnapVersion, source: configuration.source,
-            mountpoint: mountpoint, store: storePath, mode: configuration.mode.rawValue,
-            io: configuration.options.inputOutput.rawValue, state: state,
+            pid: getpid(), version: Version.text, source: configuration.source,
+            mountpoint: mountpoint, mode: configuration.mode.rawValue, state: state,
             started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
-            changedAreas: summary?.changedAreas ?? 0,
-            snapshotBytesRead: summary?.bytesRead ?? 0, inexactReason: summary?.inexactReason)
+            changedAreas: summary?.changedAreas ?? 0, snapshotBytesRead: summary?.bytesRead ?? 0,
+            store: storePath, io: configuration.options.policy.rawValue,
+            inexactReason: summary?.inexactReason)
     }
 
-    func unmount() throws(ControlFailure) -> UnmountReport {
+    func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {
         let wasActive = lifecycle.summary != nil
         if let problem = Unmounting.unmount(mountpoint) {
             throw ControlFailure(problem.isBusy ? .busy : .failed, problem.message)

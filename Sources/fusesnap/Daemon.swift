@@ -8,56 +8,70 @@ import SnapshotRecord
 import Synchronization
 import SystemPackage
 
-/// The process behind a mount: puts the parts together, serves until the mount is gone, and leaves no trace.
-final class Daemon: Sendable {
+/// The process behind a mount: puts the parts together, serves until the mount is gone, and leaves no
+/// trace. The only place where the modules are wired together.
+struct Daemon {
     private let configuration: DaemonConfiguration
-    private let log: Log
 
-    init(_ configuration: DaemonConfiguration, _ log: Log) {
-        self.configuration = configuration
-        self.log = log
+    /// Mounts, calls `ready` once the file system answers, and serves until the mount is gone. Returns
+    /// the process's exit code. A failure before `ready` is told to whoever called `fusesnap mount`.
+    static func run(
+        _ configuration: DaemonConfiguration, ready: @escaping @Sendable () -> Void
+    ) throws(CommandFailure) -> Int32 {
+        try Daemon(configuration: configuration).run(ready)
     }
 
-    /// Mounts and serves; `didStart` is called when the mount answers. Returns when it is gone.
-    func run(_ didStart: @escaping @Sendable () -> Void) throws(CommandFailure) {
+    /// Workers at the most, where -o max_threads does not say.
+    private static let threadsMax: UInt32 = 10
+
+    private var attempt: String {
+        "cannot mount \(configuration.source) at \(configuration.mountpoint)"
+    }
+
+    private func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
         let signals = TerminationSignals()
         let root = try openSource()
         let store = try openStore(root)
         defer { store.close() }
-        let lifecycle: SnapshotLifecycle
         let credentials: Credentials
+        let source: SourceTree
         do throws(Errno) {
             credentials = try Credentials()
-            let source = try SourceTree(
-                root: root, hidden: store.hidden, mayUseHandles: configuration.options.usesFileHandles)
-            lifecycle = SnapshotLifecycle(
-                source: source, store: store, credentials: credentials,
-                deltaBytesMax: configuration.deltaBytesMax)
+            source = try SourceTree(
+                root: root, hidden: store.hidden,
+                mayUseHandles: configuration.options.usesFileHandles)
         } catch {
-            throw CommandFailure("\(configuration.source): the source cannot be used: \(error)")
+            throw CommandFailure("\(attempt): the source cannot be used: \(error)")
         }
+        let lifecycle = SnapshotLifecycle(
+            source: source, store: store, credentials: credentials,
+            deltaBytesMax: configuration.maxDelta?.bytes)
         let server = try openControl()
+        defer { server.close() }
         let fileSystem = MountedFileSystem(
             lifecycle: lifecycle, credentials: credentials, policy: cachePolicy,
-            snapshotName: FileName(configuration.options.snapshotDirectory),
-            didStartServing: didStart)
+            snapshotName: FileName(configuration.options.snapshotDirectory), didStartServing: ready)
         let session = try openSession(fileSystem)
-        fileSystem.follow(session) { [log, configuration] reason in
-            log.write(.error, "\(configuration.mountpoint): the snapshot is not exact any more: \(reason)")
+        // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
+        defer { session.unmount() }
+        fileSystem.follow(session) { [mountpoint = configuration.mountpoint] reason in
+            Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
         }
-        let controller = Controller(configuration, lifecycle, store: store.path)
-        server.serve(controller)
+        do throws(ControlSocketError) {
+            try server.serve(Controller(configuration, lifecycle, store: store.path))
+        } catch {
+            throw CommandFailure("\(attempt): \(error)")
+        }
         signals.wait { session.exit() }
         let result = session.run()
         signals.finish()
         endSnapshot(lifecycle)
-        session.unmount()
-        server.close()
         if result < 0 {
-            throw CommandFailure(
-                "\(configuration.mountpoint): serving the mount failed: \(Errno(rawValue: -result))")
+            Log.standard.error("\(configuration.mountpoint): serving failed: \(Errno(rawValue: -result))")
+            return 1
         }
+        return 0
     }
 
     /// Descriptors follow what is open: up to the hard limit.
@@ -74,7 +88,7 @@ final class Daemon: Sendable {
                 try Descriptor.open(at: AT_FDCWD, path, O_RDONLY | O_DIRECTORY)
             }
         } catch {
-            throw CommandFailure("\(configuration.source): the source cannot be opened: \(error)")
+            throw CommandFailure("\(attempt): the source cannot be opened: \(error)")
         }
     }
 
@@ -82,9 +96,9 @@ final class Daemon: Sendable {
         do throws(StoreError) {
             return try Store(
                 source: root, sourcePath: configuration.source, path: configuration.store
-            ) { log.write(.warning, $0) }
+            ) { Log.standard.warning($0) }
         } catch {
-            throw CommandFailure(Self.message(error))
+            throw CommandFailure("\(attempt): \(Self.message(error))")
         }
     }
 
@@ -104,11 +118,12 @@ final class Daemon: Sendable {
     }
 
     private func openControl() throws(CommandFailure) -> ControlServer {
-        let address = ControlAddress(mountpoint: configuration.mountpoint, user: geteuid())
-        do throws(Errno) {
-            return try ControlServer(address)
+        do throws(ControlSocketError) {
+            return try ControlServer(
+                mountpoint: configuration.mountpoint, in: try SocketDirectory.openForDaemon()
+            ) { Log.standard.warning($0) }
         } catch {
-            throw CommandFailure("\(address.path): cannot make the control socket: \(error)")
+            throw CommandFailure("\(attempt): \(error)")
         }
     }
 
@@ -117,32 +132,27 @@ final class Daemon: Sendable {
         let seconds: Double = configuration.isOverSource ? 86400 : 1
         let options = configuration.options
         return CachePolicy(
-            entrySeconds: options.entrySeconds ?? seconds,
-            attributeSeconds: options.attributeSeconds ?? seconds,
-            negativeSeconds: options.negativeSeconds ?? (configuration.isOverSource ? seconds : 0))
+            entrySeconds: options.entryTimeoutSeconds ?? seconds,
+            attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
+            negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0))
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
         let options = configuration.options
-        // A comma or backslash would end the name or be taken for an escape.
-        let name = (options.fileSystemName ?? configuration.source)
-            .replacing("\\", with: "\\\\").replacing(",", with: "\\,")
-        var words = ["fsname=\(name)", "subtype=fusesnap", "default_permissions"]
-        if geteuid() == 0 || options.allowsOther { words.append("allow_other") }
-        if options.isReadOnly { words.append("ro") }
-        if geteuid() == 0 { words += sourceFlags }
-        words += options.kernelOptions.filter { !words.contains($0) }
+        let isRoot = geteuid() == 0
+        var words = options.sessionOptions(source: configuration.source, isRoot: isRoot)
+        if isRoot { words = sourceFlags + words }
         do throws(Errno) {
             let session = try Session(
                 SessionOptions(
-                    mountOptions: words, threadsMax: options.threadsMax,
-                    ownsSource: configuration.isOverSource, logsDebug: options.logsDebug),
+                    mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
+                    ownsSource: configuration.isOverSource, logsDebug: options.logsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)
             return session
         } catch {
-            throw CommandFailure(
-                "\(configuration.mountpoint): cannot mount: \(error == .ioError ? "see above" : "\(error)")")
+            let why = error == .ioError ? "the kernel refused; see above" : "\(error)"
+            throw CommandFailure("\(attempt): \(why)")
         }
     }
 
@@ -163,9 +173,10 @@ final class Daemon: Sendable {
         guard lifecycle.summary != nil else { return }
         do throws(Errno) {
             _ = try lifecycle.stop()
-            log.write(.warning, "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
+            Log.standard.warning(
+                "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
         } catch {
-            log.write(.error, "\(configuration.mountpoint): the snapshot's store could not be removed: \(error)")
+            Log.standard.error("\(configuration.mountpoint): the snapshot's store could not be removed: \(error)")
         }
     }
 }

@@ -1,24 +1,34 @@
-import ArgumentParser
+internal import ArgumentParser
+internal import Glibc
 
-/// The version of this build: what `--version` and `status` show.
-let fusesnapVersion = "0.1.0"
-
+/// The command. Each verb has a file of its own.
 @main
 struct Fusesnap: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "fusesnap",
-        abstract: "Consistent, point-in-time snapshots of any directory, for backups.",
+        abstract: "Consistent snapshots of any directory, by a file system mounted over it.",
         discussion: """
-            Mount a directory through fusesnap; then, from `fusesnap ctl start` to `fusesnap ctl stop`, the hidden \
-            directory .snapshot in the mount shows the whole tree exactly as it was at the start, while applications \
-            go on writing.
+            Between `ctl start` and `ctl stop` a hidden directory .snapshot in the mount shows the tree as it was \
+            at the start, while applications go on reading and writing.
+
+            Exit codes: 0 done; 3 the snapshot was not exact to its end; 64 wrong usage; 1 anything else.
             """,
-        version: fusesnapVersion,
-        subcommands: [MountCommand.self, UnmountCommand.self, ControlCommand.self])
+        version: Version.text,
+        subcommands: [Mount.self, Unmount.self, Control.self])
+
+    static func main() {
+        do {
+            var command = try parseAsRoot()
+            try command.run()
+        } catch let failure as CommandFailure {
+            StandardError.write(failure.message)
+            Glibc.exit(failure.exitCode.rawValue)
+        } catch {
+            exit(withError: error)
+        }
+    }
 }
 
-struct ControlCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "ctl", abstract: "Start, stop and inspect the snapshot of a mount.",
-        subcommands: [StartCommand.self, StopCommand.self, StatusCommand.self])
+enum Version {
+    static let text = "0.1.0"
 }

@@ -1,126 +1,195 @@
-import ArgumentParser
-
-/// What `-o` asks for.
-struct MountOptions: Equatable {
-    /// How data move between applications and the source.
-    enum InputOutput: String, CaseIterable {
+/// The options that `mount -o` was given.
+struct MountOptions: Equatable, Sendable {
+    /// What a write waits for.
+    enum InputOutputPolicy: String, CaseIterable, Sendable {
         case writeThrough = "write-through"
     }
 
-    var inputOutput = InputOutput.writeThrough
-    /// The name of the hidden directory in the mount's root.
-    var snapshotDirectory = ".snapshot"
-    var attributeSeconds: Double?
-    var entrySeconds: Double?
-    var negativeSeconds: Double?
-    var threadsMax: UInt32 = 10
-    var usesFileHandles = true
-    var logsDebug = false
-    var allowsOther = false
-    var isReadOnly = false
-    var fileSystemName: String?
-    /// Options that go to the kernel's mount as they are.
+    /// Options of the kernel's mount, in the order given: they go to FUSE as they are.
     var kernelOptions: [String] = []
+    var policy = InputOutputPolicy.writeThrough
+    /// The name of the hidden directory in the root of the mount.
+    var snapshotDirectory = ".snapshot"
+    /// How long the kernel may keep attributes, names and the absence of names; nil: the daemon's
+    /// choice.
+    var attributeTimeoutSeconds: Double?
+    var entryTimeoutSeconds: Double?
+    var negativeTimeoutSeconds: Double?
+    /// Requests served at once, at the most; nil: the daemon's choice.
+    var threadsMax: UInt32?
+    /// Whether inodes may be found by file handles; else by parent and name.
+    var usesFileHandles = true
+    /// Whether libfuse logs every request to standard error.
+    var logsRequests = false
+    /// The name of the source in the mount table; nil: the source's path.
+    var sourceName: String?
 
-    /// Options of the kernel's mount.
-    private static let kernelWords: Set<String> = [
-        "default_permissions", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime",
-        "atime", "sync", "async", "dirsync",
-    ]
-    /// Words of /etc/fstab that mean something to others.
-    private static let passedOver: Set<String> = [
-        "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "relatime",
-    ]
+    /// Whether others than the mounting user are served.
+    var allowsOthers: Bool { kernelOptions.contains("allow_other") }
+    var isReadOnly: Bool { kernelOptions.last { $0 == "ro" || $0 == "rw" } == "ro" }
+
+    /// An option that cannot be had, and why.
+    struct Refusal: Error, Equatable {
+        var message: String
+    }
+
+    static let threadsLimit: UInt32 = 1024
+    private static let timeoutSecondsMax = 1e9
+    private static let nameBytesMax = 255
 
     init() {}
 
-    /// Reads the words of every `-o`, each a list with commas. Throws what is wrong with a word.
-    init(_ lists: [String]) throws {
-        for word in lists.flatMap({ $0.split(separator: ",") }) {
-            let parts = word.split(separator: "=", maxSplits: 1)
-            guard let name = parts.first else { continue }
-            try take(String(name), value: parts.count > 1 ? String(parts[1]) : nil)
+    /// Takes the values of all `-o`, each a list with commas (`\,` is a comma within a value).
+    init(parsing lists: [String]) throws(Refusal) {
+        for list in lists {
+            for option in Self.split(list) where !option.isEmpty { try take(option) }
         }
     }
 
-    private mutating func take(_ name: String, value: String?) throws {
-        if Self.passedOver.contains(name) || name.hasPrefix("x-") { return }
-        if Self.kernelWords.contains(name), value == nil {
-            kernelOptions.append(name)
-            return
-        }
-        switch (name, value) {
-        case ("allow_other", nil): allowsOther = true
-        case ("ro", nil): isReadOnly = true
-        case ("debug", nil): logsDebug = true
-        case ("no_file_handles", nil): usesFileHandles = false
-        case ("fsname", let value?): fileSystemName = value
-        case ("subtype", _?): break  // ours: the mount's type is fuse.fusesnap
-        case ("io", let value?): inputOutput = try Self.inputOutput(value)
-        case ("snapshot_dir", let value?): snapshotDirectory = try Self.name(value)
-        case ("attr_timeout", let value?): attributeSeconds = try Self.seconds(name, value)
-        case ("entry_timeout", let value?): entrySeconds = try Self.seconds(name, value)
-        case ("negative_timeout", let value?): negativeSeconds = try Self.seconds(name, value)
-        case ("max_threads", let value?): threadsMax = try Self.threads(value)
-        case ("allow_root", _):
-            throw ValidationError(
-                "-o allow_root is not offered: use allow_other, with the directory's modes.")
-        case ("auto_unmount", _):
-            throw ValidationError(
-                "-o auto_unmount is not offered: a daemon that is killed must not uncover the bare source, "
-                    + "where writes would escape the snapshot.")
-        default:
-            throw ValidationError("Unknown mount option '\(name)\(value.map { "=" + $0 } ?? "")' in -o.")
+    private static let kernelFlags: Set<String> = [
+        "allow_other", "default_permissions", "ro", "rw", "nosuid", "suid", "nodev", "dev",
+        "noexec", "exec",
+        "noatime", "atime", "dirsync", "sync",
+    ]
+
+    /// What fstab and mount(8) mean for themselves.
+    private static let ignoredFlags: Set<String> = [
+        "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail",
+        "_netdev", "_rnetdev",
+    ]
+
+    private static let refusedFlags: [String: String] = [
+        "allow_root":
+            "allow_root is not supported, since file systems with it cannot tell users apart; use "
+            + "allow_other, with "
+            + "which permissions are checked as on the source",
+        "auto_unmount":
+            "auto_unmount is not supported: when the daemon is killed, applications must not write "
+            + "to the bare source "
+            + "past the snapshot; `fusesnap unmount` cleans up after a dead daemon",
+    ]
+
+    private mutating func take(_ option: String) throws(Refusal) {
+        if let reason = Self.refusedFlags[option] { throw Refusal(message: reason) }
+        if Self.kernelFlags.contains(option) {
+            kernelOptions.append(option)
+        } else if option == "no_file_handles" {
+            usesFileHandles = false
+        } else if option == "debug" {
+            logsRequests = true
+        } else if !Self.ignoredFlags.contains(option) && !option.hasPrefix("x-") {
+            guard let equals = option.firstIndex(of: "=") else {
+                throw Refusal(message: "unknown mount option '\(option)'; see fusesnap mount --help")
+            }
+            let name = String(option[..<equals])
+            try take(name, String(option[option.index(after: equals)...]), option)
         }
     }
 
-    private static func inputOutput(_ value: String) throws -> InputOutput {
-        guard let policy = InputOutput(rawValue: value) else {
-            let known = InputOutput.allCases.map(\.rawValue).joined(separator: ", ")
-            throw ValidationError("Unknown I/O policy '\(value)' in -o io=: there is \(known).")
+    private mutating func take(_ name: String, _ value: String, _ option: String) throws(Refusal) {
+        if name == "comment" { return }
+        guard Self.valueNames.contains(name) else {
+            throw Refusal(message: "unknown mount option '\(option)'; see fusesnap mount --help")
         }
-        return policy
+        if value.isEmpty { throw Refusal(message: "mount option '\(name)' needs a value: \(name)=...") }
+        switch name {
+        case "io": policy = try Self.policy(value)
+        case "snapshot_dir": snapshotDirectory = try Self.directoryName(value)
+        case "attr_timeout": attributeTimeoutSeconds = try Self.seconds(value, option)
+        case "entry_timeout": entryTimeoutSeconds = try Self.seconds(value, option)
+        case "negative_timeout": negativeTimeoutSeconds = try Self.seconds(value, option)
+        case "max_threads": threadsMax = try Self.threads(value, option)
+        case "fsname": sourceName = value
+        default: try Self.checkSubtype(value)
+        }
     }
 
-    private static func name(_ value: String) throws -> String {
-        guard !value.isEmpty, value != ".", value != "..", !value.contains("/"),
-            value.utf8.count <= 255
-        else {
-            throw ValidationError("'\(value)' in -o snapshot_dir= is not the name of a directory entry.")
+    private static let valueNames: Set<String> = [
+        "io", "snapshot_dir", "attr_timeout", "entry_timeout", "negative_timeout", "max_threads",
+        "fsname", "subtype",
+    ]
+
+    /// Splits at the commas that no backslash precedes, and takes the backslashes away.
+    private static func split(_ list: String) -> [String] {
+        var options = [""]
+        var isEscaped = false
+        for character in list {
+            if !isEscaped && character == "\\" {
+                isEscaped = true
+                continue
+            }
+            if !isEscaped && character == "," {
+                options.append("")
+            } else {
+                // Only what is special is escaped; another backslash stands for itself.
+                if isEscaped && character != "," && character != "\\" {
+                    options[options.count - 1].append("\\")
+                }
+                options[options.count - 1].append(character)
+            }
+            isEscaped = false
+        }
+        return options
+    }
+}
+
+extension MountOptions {
+    /// The type in the mount table is how fusesnap finds its mounts.
+    static let subtype = "fusesnap"
+
+    /// What goes to libfuse, a `-o` each: what the user chose and what is always so. As root all
+    /// users are served, with their permissions as on the source.
+    func sessionOptions(source: String, isRoot: Bool) -> [String] {
+        var options = kernelOptions
+        for option in isRoot ? ["allow_other", "default_permissions"] : ["default_permissions"]
+        where !options.contains(option) {
+            options.append(option)
+        }
+        options.append("fsname=\(Self.escape(sourceName ?? source))")
+        options.append("subtype=\(Self.subtype)")
+        return options
+    }
+
+    /// libfuse splits its options at commas, as `-o` does.
+    private static func escape(_ value: String) -> String {
+        value.replacing("\\", with: "\\\\").replacing(",", with: "\\,")
+    }
+
+    private static func policy(_ value: String) throws(Refusal) -> InputOutputPolicy {
+        if let policy = InputOutputPolicy(rawValue: value) { return policy }
+        let known = InputOutputPolicy.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Refusal(message: "there is no I/O policy '\(value)' (mount option io); use \(known)")
+    }
+
+    private static func directoryName(_ value: String) throws(Refusal) -> String {
+        if value.contains("/") || value == "." || value == ".." || value.utf8.count > nameBytesMax {
+            throw Refusal(
+                message: "mount option 'snapshot_dir' needs the name of a directory, without '/', of at most "
+                    + "\(nameBytesMax) bytes; '\(value)' is none")
         }
         return value
     }
 
-    private static func seconds(_ name: String, _ value: String) throws -> Double {
-        guard let seconds = Double(value), seconds >= 0, seconds.isFinite else {
-            throw ValidationError("'\(value)' in -o \(name)= is not a number of seconds.")
+    private static func seconds(_ value: String, _ option: String) throws(Refusal) -> Double {
+        guard let seconds = Double(value), seconds >= 0, seconds <= timeoutSecondsMax else {
+            throw Refusal(
+                message:
+                    "mount option '\(option)' needs a number of seconds that is not negative, such as 1 or 0.5")
         }
         return seconds
     }
 
-    private static func threads(_ value: String) throws -> UInt32 {
-        guard let number = UInt32(value), (1...256).contains(number) else {
-            throw ValidationError("'\(value)' in -o max_threads= is not a number from 1 to 256.")
+    private static func threads(_ value: String, _ option: String) throws(Refusal) -> UInt32 {
+        guard let count = UInt32(value), (1...threadsLimit).contains(count) else {
+            throw Refusal(message: "mount option '\(option)' needs a number from 1 to \(threadsLimit)")
         }
-        return number
+        return count
     }
-}
 
-/// A number of bytes as people write it: 4096, 64K, 10M, 2G, 1T.
-struct ByteCount: ExpressibleByArgument, Equatable {
-    let bytes: UInt64
-
-    init?(argument: String) {
-        let units: [Character: UInt64] = ["K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40]
-        var digits = Substring(argument)
-        var unit: UInt64 = 1
-        if let last = argument.last, let known = units[Character(last.uppercased())] {
-            unit = known
-            digits = digits.dropLast()
-        }
-        guard let number = UInt64(digits) else { return nil }
-        let (bytes, overflow) = number.multipliedReportingOverflow(by: unit)
-        if overflow { return nil }
-        self.bytes = bytes
+    private static func checkSubtype(_ value: String) throws(Refusal) {
+        if value == subtype { return }
+        throw Refusal(
+            message: "mount option 'subtype=\(value)' is not supported: fusesnap finds its mounts by the type "
+                + "fuse.\(subtype); name the source with fsname=")
     }
 }

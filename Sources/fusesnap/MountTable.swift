@@ -1,43 +1,55 @@
-import Glibc
-import LinuxSystem
-import SystemPackage
+internal import Glibc
+internal import SystemPackage
 
-/// The mounts that this process sees: /proc/self/mountinfo.
-struct MountTable {
-    struct Entry {
-        let mountpoint: String
-        let type: String
-        /// The user who made a FUSE mount.
-        let user: UInt32?
+/// A mount, as /proc/self/mountinfo tells.
+struct MountEntry: Equatable, Sendable {
+    var mountpoint: String
+    var type: String
+    var source: String
+    /// The user who mounted it, where it is a FUSE file system.
+    var user: UInt32?
 
-        var isFusesnap: Bool { type == "fuse.fusesnap" }
-    }
+    var isFusesnap: Bool { type == "fuse.\(MountOptions.subtype)" }
+}
 
-    /// In the order of mounting.
-    let entries: [Entry]
+/// The mounts of this mount name space, in the order in which they were made.
+struct MountTable: Sendable {
+    var entries: [MountEntry]
 
-    init() throws(CommandFailure) {
-        guard let text = readWholeFile("/proc/self/mountinfo") else {
-            throw CommandFailure("cannot read /proc/self/mountinfo: is /proc mounted?")
+    /// /proc/self/mountinfo, as it is now.
+    static func current() throws(CommandFailure) -> MountTable {
+        do throws(Errno) {
+            return MountTable(parsing: try FileContents.read("/proc/self/mountinfo"))
+        } catch {
+            throw CommandFailure("cannot read the mount table /proc/self/mountinfo: \(error)")
         }
-        entries = text.split(separator: "\n").compactMap { Self.entry($0) }
     }
 
-    private static func entry(_ line: Substring) -> Entry? {
-        // id parent major:minor root mountpoint options [tags] - type source superoptions
-        let fields = line.split(separator: " ")
-        guard fields.count > 6, let dash = fields.firstIndex(of: "-"), dash + 3 < fields.count + 1
+    init(parsing bytes: [UInt8]) {
+        entries = bytes.split(separator: UInt8(ascii: "\n")).compactMap(Self.parseLine)
+    }
+
+    /// Its line: id, parent, device, root, mount point, options, optional fields, "-", type,
+    /// source, options.
+    private static func parseLine(_ line: ArraySlice<UInt8>) -> MountEntry? {
+        let words = line.split(separator: UInt8(ascii: " "))
+        guard let dash = words.firstIndex(where: { $0.elementsEqual("-".utf8) }),
+            words.count > dash + 3
         else { return nil }
-        let options = fields.last.map { $0.split(separator: ",") } ?? []
-        let user = options.first { $0.hasPrefix("user_id=") }.flatMap { UInt32($0.dropFirst(8)) }
-        return Entry(
-            mountpoint: unescaped(fields[4]), type: String(fields[dash + 1]), user: user)
+        var user: UInt32?
+        for option in words[dash + 3].split(separator: UInt8(ascii: ","))
+        where option.starts(with: "user_id=".utf8) {
+            user = UInt32(String(decoding: option.dropFirst(8), as: UTF8.self))
+        }
+        return MountEntry(
+            mountpoint: unescape(words[4]), type: unescape(words[dash + 1]),
+            source: unescape(words[dash + 2]), user: user)
     }
 
-    /// Space, tab, newline and backslash stand as three octal digits behind a backslash.
-    private static func unescaped(_ field: Substring) -> String {
+    /// Blanks, line breaks and backslashes stand as `\` and three octal digits.
+    private static func unescape(_ word: ArraySlice<UInt8>) -> String {
         var bytes: [UInt8] = []
-        var rest = Array(field.utf8)[...]
+        var rest = word
         while let byte = rest.popFirst() {
             let digits = rest.prefix(3)
             if byte == UInt8(ascii: "\\"), digits.count == 3,
@@ -52,53 +64,35 @@ struct MountTable {
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    /// The mount on top at exactly this path.
-    func mount(at path: String) -> Entry? {
+    /// The mount at exactly this path; of several the topmost.
+    func mount(at path: String) -> MountEntry? {
         entries.last { $0.mountpoint == path }
     }
 
-    /// The mount in which a path lies.
-    func mount(holding path: String) -> Entry? {
-        var best: Entry?
-        for entry in entries where isWithin(path, entry.mountpoint) {
-            if entry.mountpoint.utf8.count >= best?.mountpoint.utf8.count ?? 0 { best = entry }
+    /// The mount that a path lies in.
+    func mount(containing path: String) -> MountEntry? {
+        var found: MountEntry?
+        for entry in entries where Paths.contains(entry.mountpoint, path) {
+            if entry.mountpoint.utf8.count >= found?.mountpoint.utf8.count ?? 0 { found = entry }
         }
-        return best
+        return found
     }
-}
 
-/// Whether `path` is `directory` or below it; both canonical.
-func isWithin(_ path: String, _ directory: String) -> Bool {
-    path == directory || path.hasPrefix(directory == "/" ? "/" : directory + "/")
-}
-
-/// realpath(3); nil where it fails, with errno.
-func canonicalPath(_ path: String) -> String? {
-    guard let resolved = realpath(path, nil) else { return nil }
-    defer { free(resolved) }
-    return String(cString: resolved)
-}
-
-/// The canonical path of a mount point, also of one whose daemon is dead, so that the kernel does not resolve it.
-func canonicalMountpoint(_ path: String) -> String? {
-    if let canonical = canonicalPath(path) { return canonical }
-    guard currentErrno() == .socketNotConnected || currentErrno() == .ioError else { return nil }
-    var parts = path.split(separator: "/", omittingEmptySubsequences: true)
-    guard let last = parts.popLast(), last != "..", last != "." else { return nil }
-    let parent = (path.hasPrefix("/") ? "/" : "./") + parts.joined(separator: "/")
-    return canonicalPath(parent).map { $0 == "/" ? "/\(last)" : "\($0)/\(last)" }
-}
-
-/// What a file of /proc or /etc holds; nil where it cannot be read.
-func readWholeFile(_ path: String) -> String? {
-    guard let file = fopen(path, "re") else { return nil }
-    defer { fclose(file) }
-    var bytes: [UInt8] = []
-    var room = [UInt8](repeating: 0, count: 65536)
-    while true {
-        let count = fread(&room, 1, room.count, file)
-        if count == 0 { break }
-        bytes += room[..<count]
+    /// Waits until nothing of type fuse.fusesnap is mounted at `path`; false when the time is over
+    /// first.
+    static func waitUntilUnmounted(
+        _ path: String, within limit: Duration
+    ) throws(CommandFailure) -> Bool {
+        let raw = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC)
+        defer { if raw >= 0 { close(raw) } }
+        let deadline = ContinuousClock.now + limit
+        while try current().mount(at: path)?.isFusesnap == true {
+            let left = deadline - ContinuousClock.now
+            if left <= .zero { return false }
+            // POLLPRI comes with each change of the table.
+            var entry = pollfd(fd: raw, events: Int16(POLLPRI), revents: 0)
+            poll(&entry, 1, Int32(clamping: left.components.seconds * 1000 + 100))
+        }
+        return true
     }
-    return String(decoding: bytes, as: UTF8.self)
 }

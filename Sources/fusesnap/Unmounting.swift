@@ -14,23 +14,14 @@ enum Unmounting {
         if geteuid() == 0 {
             if umount2(mountpoint, Int32(UMOUNT_NOFOLLOW)) == 0 { return nil }
             let error = currentErrno()
-            return Problem(
-                isBusy: error == .resourceBusy, message: message(mountpoint, "\(error)", error == .resourceBusy))
+            return Problem(isBusy: error == .resourceBusy, message: "\(error)")
         }
         guard let code = runFusermount(mountpoint) else {
-            return Problem(
-                isBusy: false, message: message(mountpoint, "fusermount3 cannot be run", false))
+            return Problem(isBusy: false, message: "fusermount3 cannot be run")
         }
         if code == 0 { return nil }
-        let isBusy = (try? MountTable())?.mount(at: mountpoint) != nil
-        return Problem(
-            isBusy: isBusy, message: message(mountpoint, "fusermount3 refused", isBusy))
-    }
-
-    private static func message(_ mountpoint: String, _ why: String, _ isBusy: Bool) -> String {
-        let hint =
-            isBusy ? "; something is using it: `fuser -vm \(mountpoint)` shows what" : ""
-        return "\(mountpoint): cannot unmount: \(why)\(hint)"
+        // fusermount3 does not tell why; what stands in the way of the mount's own user is its use.
+        return Problem(isBusy: true, message: "fusermount3 refused")
     }
 
     /// The exit code of `fusermount3 -u`; nil where it could not be run.

@@ -79,4 +79,7 @@ int cl_unix_accept(int socket);
 /* The peer's user of a connected Unix socket: getsockopt(SO_PEERCRED). */
 int cl_peer_user(int socket, uint32_t *user, int32_t *process);
 
+/* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
+int cl_pidfd_open(int32_t process);
+
 #endif

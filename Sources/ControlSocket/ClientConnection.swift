@@ -1,0 +1,64 @@
+internal import Glibc
+internal import Synchronization
+internal import SystemPackage
+
+/// One client, as the server sees it.
+final class ClientConnection: Sendable {
+    let descriptor: OwnedDescriptor
+    /// Guards who writes to the socket, and whether a request is being worked on. May span a send,
+    /// which is bounded.
+    private let isWorking = Mutex(false)
+
+    /// A client who does not read what it asked for is cut off.
+    private static let sendTimeoutSeconds = 10
+
+    init(accepted: consuming OwnedDescriptor) throws(Errno) {
+        try SystemCalls.boundSending(accepted.rawValue, seconds: Self.sendTimeoutSeconds)
+        descriptor = accepted
+    }
+
+    /// From now on heartbeats go out.
+    func beginWork() {
+        isWorking.withLock { $0 = true }
+    }
+
+    /// Sends the last line of an answer; no heartbeat follows it.
+    func finish(_ line: [UInt8]) {
+        isWorking.withLock { isWorking in
+            isWorking = false
+            sendOrCut(line)
+        }
+    }
+
+    func sendProgress(_ line: [UInt8]) {
+        isWorking.withLock { isWorking in
+            if isWorking { sendOrCut(line) }
+        }
+    }
+
+    /// Says that the request is still worked on, unless somebody else is just sending.
+    func sendHeartbeat(_ line: [UInt8]) {
+        _ = isWorking.withLockIfAvailable { isWorking in
+            if isWorking { sendOrCut(line, flags: Int32(MSG_DONTWAIT)) }
+        }
+    }
+
+    /// Takes no further request; an answer that is due still goes out.
+    func stopReading() {
+        shutdown(descriptor.rawValue, Int32(SHUT_RD))
+    }
+
+    /// Ends the connection, although others may still hold it for a moment.
+    func end() {
+        shutdown(descriptor.rawValue, Int32(SHUT_RDWR))
+    }
+
+    /// A line that does not go out whole would spoil the next one, so that was the last.
+    private func sendOrCut(_ line: [UInt8], flags: Int32 = 0) {
+        do throws(Errno) {
+            try SystemCalls.sendAll(descriptor.rawValue, line, flags: flags)
+        } catch {
+            end()
+        }
+    }
+}

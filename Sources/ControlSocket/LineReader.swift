@@ -1,0 +1,56 @@
+internal import SystemPackage
+
+/// Why no line came.
+enum LineError: Error, Equatable {
+    case tooLong
+    case timedOut
+    /// The stream ended within a line.
+    case truncated
+    case system(Errno)
+}
+
+/// Takes a socket's stream apart into lines, and bounds their length and how long each may take: a
+/// peer who sends a byte now and then wins no time.
+struct LineReader {
+    let socket: Int32
+    private var buffer: [UInt8] = []
+
+    init(_ socket: Int32) {
+        self.socket = socket
+    }
+
+    /// The next line without its newline; nil at the end of the stream.
+    mutating func next(within limit: Duration) throws(LineError) -> [UInt8]? {
+        let deadline = ContinuousClock.now + limit
+        var searched = 0
+        while true {
+            if let end = buffer[searched...].firstIndex(of: UInt8(ascii: "\n")) {
+                if end > ControlProtocol.lineBytesMax { throw .tooLong }
+                defer { buffer.removeSubrange(...end) }
+                return Array(buffer[..<end])
+            }
+            searched = buffer.count
+            if searched > ControlProtocol.lineBytesMax { throw .tooLong }
+            if try !receive(before: deadline) {
+                if !buffer.isEmpty { throw .truncated }
+                return nil
+            }
+        }
+    }
+
+    private mutating func receive(before deadline: ContinuousClock.Instant) throws(LineError)
+        -> Bool
+    {
+        let left = (deadline - ContinuousClock.now).components
+        let milliseconds = left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000
+        let wait = Int32(clamping: max(0, milliseconds))
+        do throws(Errno) {
+            if try SystemCalls.waitReadable(socket, milliseconds: wait) {
+                return try SystemCalls.receive(socket, into: &buffer)
+            }
+        } catch {
+            throw .system(error)
+        }
+        throw .timedOut
+    }
+}

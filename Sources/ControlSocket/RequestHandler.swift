@@ -1,0 +1,79 @@
+/// Carries one request out and words the answer.
+struct RequestHandler {
+    let controller: any SnapshotController
+    let client: ClientConnection
+
+    struct Answer {
+        var line: [UInt8]
+        /// False after bytes that were no request: what follows them can only be worse.
+        var keepsConnection: Bool
+    }
+
+    func answer(_ line: [UInt8]) -> Answer {
+        let head: RequestHead
+        do {
+            head = try ControlLine.decode(RequestHead.self, line)
+        } catch {
+            return refusal(
+                .badRequest, "a request must be a JSON object with \"protocol\" and \"command\"")
+        }
+        guard head.protocol == ControlProtocol.version else {
+            return refusal(
+                .unsupportedProtocol,
+                "the daemon speaks protocol \(ControlProtocol.version), not \(head.protocol); use "
+                    + "the "
+                    + "fusesnap command of the daemon's version, or unmount and mount again")
+        }
+        guard let command = Command(rawValue: head.command) else {
+            let known = Command.allCases.map(\.rawValue).joined(separator: ", ")
+            return refusal(.badRequest, "unknown command; the daemon knows \(known)")
+        }
+        return carryOut(command, line)
+    }
+
+    private func carryOut(_ command: Command, _ line: [UInt8]) -> Answer {
+        switch command {
+        case .start:
+            return reply(line, StartOptions()) { options throws(ControlFailure) in
+                try controller.start(options)
+            }
+        case .stop:
+            return reply(line, StopOptions()) { [client] options throws(ControlFailure) in
+                try controller.stop(options) { progress in
+                    client.sendProgress(ControlLine.encode(Reply<NoResult>(progress: progress)))
+                }
+            }
+        case .status:
+            return reply(line, NoOptions()) { _ throws(ControlFailure) in controller.status() }
+        case .unmount:
+            return reply(line, UnmountOptions()) { options throws(ControlFailure) in
+                try controller.unmount(options)
+            }
+        }
+    }
+
+    private func reply<Options: Codable, Result: Codable>(
+        _ line: [UInt8], _ standard: Options,
+        _ carryOut: (Options) throws(ControlFailure) -> Result
+    ) -> Answer {
+        let request: Request<Options>
+        do {
+            request = try ControlLine.decode(Request<Options>.self, line)
+        } catch {
+            return refusal(.badRequest, "the options of the request are not those of its command")
+        }
+        do throws(ControlFailure) {
+            let result = try carryOut(request.options ?? standard)
+            return Answer(line: ControlLine.encode(Reply(result: result)), keepsConnection: true)
+        } catch {
+            return Answer(
+                line: ControlLine.encode(Reply<NoResult>(error: error)), keepsConnection: true)
+        }
+    }
+
+    private func refusal(_ code: ControlFailureCode, _ message: String) -> Answer {
+        let failure = ControlFailure(code, message)
+        return Answer(
+            line: ControlLine.encode(Reply<NoResult>(error: failure)), keepsConnection: false)
+    }
+}

@@ -1,0 +1,77 @@
+/// What a mount is doing. Fields are only ever added; `schema` changes if one must go.
+package struct Status: Codable, Sendable, Equatable {
+    package static let currentSchema = 1
+
+    package enum State: String, Codable, Sendable {
+        case idle, active, merging, overflowed
+    }
+
+    package var schema: Int
+    package var pid: Int32
+    package var version: String
+    package var source: String
+    package var mountpoint: String
+    /// `preserve` or `redirect`.
+    package var mode: String
+    package var state: State
+    /// The instant of the cut, RFC 3339; nil when idle.
+    package var started: String?
+    package var deltaBytes: UInt64
+    package var changedAreas: UInt64
+    package var snapshotBytesRead: UInt64
+    package var store: String
+    /// The I/O policy, as `-o io=` names it.
+    package var io: String
+    /// Why the snapshot is no longer exact; nil as long as it is.
+    package var inexactReason: String?
+
+    package init(
+        pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
+        started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
+        store: String, io: String, inexactReason: String? = nil
+    ) {
+        schema = Self.currentSchema
+        self.pid = pid
+        self.version = version
+        self.source = source
+        self.mountpoint = mountpoint
+        self.mode = mode
+        self.state = state
+        self.started = started
+        self.deltaBytes = deltaBytes
+        self.changedAreas = changedAreas
+        self.snapshotBytesRead = snapshotBytesRead
+        self.store = store
+        self.io = io
+        self.inexactReason = inexactReason
+    }
+
+    enum CodingKeys: String, CodingKey {
+        case schema, pid, version, source, mountpoint, mode, state, started
+        case deltaBytes = "delta_bytes"
+        case changedAreas = "changed_areas"
+        case snapshotBytesRead = "snapshot_bytes_read"
+        case store, io
+        case inexactReason = "inexact_reason"
+    }
+
+    /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
+    /// without a test.
+    package func encode(to encoder: any Encoder) throws {
+        var fields = encoder.container(keyedBy: CodingKeys.self)
+        try fields.encode(schema, forKey: .schema)
+        try fields.encode(pid, forKey: .pid)
+        try fields.encode(version, forKey: .version)
+        try fields.encode(source, forKey: .source)
+        try fields.encode(mountpoint, forKey: .mountpoint)
+        try fields.encode(mode, forKey: .mode)
+        try fields.encode(state, forKey: .state)
+        try fields.encode(started, forKey: .started)
+        try fields.encode(deltaBytes, forKey: .deltaBytes)
+        try fields.encode(changedAreas, forKey: .changedAreas)
+        try fields.encode(snapshotBytesRead, forKey: .snapshotBytesRead)
+        try fields.encode(store, forKey: .store)
+        try fields.encode(io, forKey: .io)
+        try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
+    }
+}

@@ -1,0 +1,79 @@
+internal import ArgumentParser
+internal import ControlSocket
+internal import Glibc
+
+struct ControlStop: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "stop",
+        abstract: "End the snapshot.",
+        discussion: "Exits with 3 if the snapshot was not exact to its end.")
+
+    @Flag(help: "Throw the changes since the start away (mode redirect only).")
+    var discard = false
+
+    @Flag(help: "Print the report as JSON.")
+    var json = false
+
+    @Argument(help: "The mount.")
+    var mountpoint: String
+
+    func run() throws {
+        let target = try MountTarget(mountpoint)
+        let attempt = "cannot stop the snapshot of \(mountpoint)"
+        let options = StopOptions(discard: discard)
+        let meter = ProgressMeter()
+        let report = try target.request(attempt) { client throws(ControlClientError) in
+            if discard, try client.status().mode == Mode.preserve.rawValue {
+                throw .failure(
+                    ControlFailure(
+                        .refused,
+                        "--discard throws changes away, which only mode redirect can; in preserve "
+                            + "they are in the "
+                            + "source already: stop without it"))
+            }
+            return try client.stop(options) { meter.show($0) }
+        }
+        meter.end()
+        if json {
+            print(report.jsonText)
+        } else {
+            let size = ByteSize(bytes: report.deltaBytes).text
+            print(
+                "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
+            )
+        }
+        if !report.exact {
+            let reason = report.reason ?? "the daemon gives no reason"
+            StandardError.write(
+                "the snapshot of \(mountpoint) was not exact to its end: \(reason); do not rely on "
+                    + "a backup made "
+                    + "from it, and make another")
+            throw ExitCode.inexact
+        }
+    }
+}
+
+/// How far a merge is, in one line of a terminal.
+struct ProgressMeter {
+    private let isTerminal = isatty(STDERR_FILENO) == 1
+
+    func show(_ progress: StopProgress) {
+        guard isTerminal, progress.bytesTotal > 0 else { return }
+        let percent = min(100, Int(Double(progress.bytesDone) / Double(progress.bytesTotal) * 100))
+        let bar = String(repeating: "#", count: percent / 4).padded(to: 25)
+        let total = ByteSize(bytes: progress.bytesTotal).text
+        StandardError.writeText("\rmerging [\(bar)] \(percent) % of \(total)  ")
+    }
+
+    /// Wipes the line.
+    func end() {
+        if isTerminal { StandardError.writeText("\r\u{1b}[K") }
+    }
+}
+
+extension String {
+    /// With blanks at the end.
+    func padded(to width: Int) -> String {
+        self + String(repeating: " ", count: max(0, width - count))
+    }
+}

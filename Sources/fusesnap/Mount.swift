@@ -1,0 +1,93 @@
+internal import ArgumentParser
+internal import Glibc
+internal import Synchronization
+
+struct Mount: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Mount a directory so that it can be snapshotted.",
+        discussion: """
+            Returns when the file system answers; the daemon goes on in the background. With MOUNTPOINT left out, \
+            or equal to SOURCE, it is mounted over the source itself.
+
+            Mount options (-o): io=write-through, snapshot_dir=NAME, attr_timeout=SECONDS, entry_timeout=SECONDS, \
+            negative_timeout=SECONDS, max_threads=N, no_file_handles, debug; allow_other, default_permissions, ro, rw, nosuid, suid, \
+            nodev, dev, noexec, exec, noatime, atime, dirsync, sync, fsname=NAME.
+            """)
+
+    @Option(help: "How the snapshot is kept: preserve.", transform: Mode.parse)
+    var mode = Mode.preserve
+
+    @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).")
+    var store: String?
+
+    @Flag(
+        name: [.customShort("f"), .long], help: "Stay in the foreground and log to standard error.")
+    var foreground = false
+
+    @Option(
+        help: "End the snapshot as overflowed beyond this size, such as 10G (K, M, G, T).",
+        transform: ByteSize.parse)
+    var maxDelta: ByteSize?
+
+    @Flag(help: "Mount although something could write to the source past the mount.")
+    var force = false
+
+    @Option(
+        name: .customShort("o", allowingJoined: true),
+        help: ArgumentHelp("Mount options, separated by commas.", valueName: "opt,..."))
+    var optionLists: [String] = []
+
+    @Option(help: .hidden)
+    var readyFd: Int32?
+
+    @Argument(help: "The directory with the data.")
+    var source: String
+
+    @Argument(help: "Where it is to be seen.")
+    var mountpoint: String?
+
+    func validate() throws {
+        _ = try parsedOptions()
+        if source.isEmpty || mountpoint?.isEmpty == true || store?.isEmpty == true {
+            throw ValidationError("a path is empty; name a directory")
+        }
+    }
+
+    func run() throws {
+        if readyFd == nil && !foreground { return try Background.launch() }
+        if let readyFd { try Background.adoptReadyPipe(readyFd) }
+        let isReady = Atomic<Bool>(false)
+        let code: Int32
+        do {
+            code = try Daemon.run(try configured()) { [foreground, readyFd] in
+                isReady.store(true, ordering: .sequentiallyConsistent)
+                if !foreground { Background.detach() }
+                if let readyFd { Background.sayReady(readyFd) }
+            }
+        } catch {
+            guard isReady.load(ordering: .sequentiallyConsistent) else { throw error }
+            let failure = error as? CommandFailure
+            Log.standard.error(failure?.message ?? "the daemon ends: \(error)")
+            throw failure.map { ExitCode($0.exitCode.rawValue) } ?? .failed
+        }
+        throw ExitCode(code)
+    }
+
+    private func parsedOptions() throws -> MountOptions {
+        do {
+            return try MountOptions(parsing: optionLists)
+        } catch {
+            throw ValidationError(error.message)
+        }
+    }
+
+    private func configured() throws -> DaemonConfiguration {
+        let options = try parsedOptions()
+        let paths = try MountChecks.resolve(
+            source: source, mountpoint: mountpoint, options: options)
+        return DaemonConfiguration(
+            sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: mode,
+            store: store.map(Paths.absolute), maxDelta: maxDelta, force: force, options: options,
+            isForeground: foreground)
+    }
+}

@@ -1,0 +1,63 @@
+import ControlSocket
+import Synchronization
+
+/// A controller that remembers whether a snapshot is active, and can be held within a stop.
+final class FakeController: SnapshotController {
+    private struct State: Sendable {
+        var isActive = false
+        var holdsStop = false
+        var stopsWaiting = 0
+        var isUnmounted = false
+    }
+
+    private let state = Mutex(State())
+
+    var isUnmounted: Bool { state.withLock { $0.isUnmounted } }
+    var stopsWaiting: Int { state.withLock { $0.stopsWaiting } }
+
+    func holdStop(_ holds: Bool) {
+        state.withLock { $0.holdsStop = holds }
+    }
+
+    func start(_ options: StartOptions) throws(ControlFailure) -> StartReport {
+        let wasActive = state.withLock { state in
+            defer { state.isActive = true }
+            return state.isActive
+        }
+        if wasActive { throw ControlFailure(.alreadyActive, "a snapshot is active already") }
+        return StartReport(
+            started: "2026-11-23T03:00:00Z", gateClosedMicroseconds: 17,
+            snapshotDirectory: "/mnt/.snapshot")
+    }
+
+    func stop(
+        _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
+    ) throws(ControlFailure) -> StopReport {
+        guard state.withLock({ $0.isActive }) else {
+            throw ControlFailure(.notActive, "no snapshot is active")
+        }
+        progress(StopProgress(bytesDone: 1, bytesTotal: 2))
+        progress(StopProgress(bytesDone: 2, bytesTotal: 2))
+        state.withLock { $0.stopsWaiting += 1 }
+        while state.withLock({ $0.holdsStop }) { pauseBriefly() }
+        state.withLock { state in
+            state.isActive = false
+            state.stopsWaiting -= 1
+        }
+        return StopReport(
+            exact: false, reason: "the delta is full", deltaBytes: 4096, changedAreas: 3)
+    }
+
+    func status() -> Status {
+        Status(
+            pid: 42, version: "0.1.0", source: "/data", mountpoint: "/mnt", mode: "preserve",
+            state: state.withLock { $0.isActive } ? .active : .idle, started: nil, deltaBytes: 1,
+            changedAreas: 2, snapshotBytesRead: 3, store: "/data/.fusesnap", io: "write-through")
+    }
+
+    func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {
+        if !options.force { throw ControlFailure(.busy, "files are open") }
+        state.withLock { $0.isUnmounted = true }
+        return UnmountReport(endedSnapshot: state.withLock { $0.isActive })
+    }
+}
