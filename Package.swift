@@ -49,6 +49,18 @@ let package = Package(
                 "LinuxSystem", "CLinux", system, argumentParser,
             ],
             cSettings: gnuNames, swiftSettings: swiftSettings),
+        .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: gnuNames),
+        .target(
+            name: "TestSupport", dependencies: ["CTestSupport", system], path: "Tests/TestSupport",
+            cSettings: gnuNames, swiftSettings: swiftSettings),
+        tests("LinuxSystemTests", ["LinuxSystem", "TestSupport", system]),
+        tests("SnapshotRecordTests", ["SnapshotRecord", "LinuxSystem", "TestSupport", system]),
+        tests(
+            "SnapshotCoreTests",
+            ["SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
+        tests(
+            "SnapshotMountTests",
+            ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests("ControlSocketTests", ["ControlSocket", "CLinux", system]),
         tests("CommandTests", ["fusesnap", "ControlSocket", argumentParser, system]),
     ],

@@ -354,7 +354,10 @@ private func sendRead(_ request: fuse_req_t?, _ reply: ReadReply, size: Int) {
             FUSE_BUF_IS_FD.rawValue | FUSE_BUF_FD_SEEK.rawValue)
         vector.buf.fd = descriptor.raw
         vector.buf.pos = off_t(offset)
-        fuse_reply_data(request, &vector, FUSE_BUF_SPLICE_MOVE)
+        // The vector has the number alone.
+        _ = withExtendedLifetime(descriptor) {
+            fuse_reply_data(request, &vector, FUSE_BUF_SPLICE_MOVE)
+        }
     }
 }
 

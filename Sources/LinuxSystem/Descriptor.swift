@@ -5,8 +5,14 @@ package import SystemPackage
 /// An open file descriptor, closed when the last reference to it goes.
 ///
 /// Shared by reference: a cache may drop its reference while a worker still uses the descriptor.
+///
+/// Calls take the object, never its number: a number does not keep its descriptor open, and one that was closed may
+/// mean another file by the time of the call.
 package final class Descriptor: Sendable {
     package let raw: Int32
+
+    /// Stands for the working directory: AT_FDCWD.
+    package static let workingDirectory = Descriptor(owning: AT_FDCWD)
 
     /// Takes over `raw`.
     package init(owning raw: Int32) {
@@ -14,22 +20,23 @@ package final class Descriptor: Sendable {
     }
 
     deinit {
+        if raw < 0 { return }
         // What close(2) reports of delayed writes was asked for by fsync where it matters.
         _ = close(raw)
     }
 
     /// openat(2).
     package static func open(
-        at directory: Int32, _ path: UnsafePointer<CChar>, _ flags: Int32, mode: UInt32 = 0
+        at directory: Descriptor, _ path: UnsafePointer<CChar>, _ flags: Int32, mode: UInt32 = 0
     ) throws(Errno) -> Descriptor {
         Descriptor(
-            owning: try checked { cl_openat(directory, path, flags | O_CLOEXEC, mode) })
+            owning: try checked { cl_openat(directory.raw, path, flags | O_CLOEXEC, mode) })
     }
 
-    /// Opens what `raw` refers to again, with flags of its own, through its link in /proc.
-    package static func reopen(_ raw: Int32, _ flags: Int32) throws(Errno) -> Descriptor {
-        try withLink(to: raw) { (path) throws(Errno) in
-            try open(at: AT_FDCWD, path, flags & ~O_NOFOLLOW)
+    /// Opens what a descriptor refers to again, with flags of its own, through its link in /proc.
+    package static func reopen(_ descriptor: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {
+        try withLink(to: descriptor) { (path) throws(Errno) in
+            try open(at: .workingDirectory, path, flags & ~O_NOFOLLOW)
         }
     }
 }
@@ -37,10 +44,10 @@ package final class Descriptor: Sendable {
 /// Calls `body` with the path of the link in /proc that leads to what `descriptor` refers to: the way to calls
 /// that refuse an O_PATH descriptor. It leads to the inode itself, a symbolic link's too.
 package func withLink<Result>(
-    to descriptor: Int32, _ body: (UnsafePointer<CChar>) throws(Errno) -> Result
+    to descriptor: Descriptor, _ body: (UnsafePointer<CChar>) throws(Errno) -> Result
 ) throws(Errno) -> Result {
     // "/proc/self/fd/" and at most ten digits.
-    let path: InlineArray<26, CChar> = linkPath(descriptor)
+    let path: InlineArray<26, CChar> = linkPath(descriptor.raw)
     return try unsafeBody(path, body)
 }
 

@@ -7,7 +7,7 @@ package import SystemPackage
 
 /// setxattr(2); `flags` is XATTR_CREATE, XATTR_REPLACE or 0.
 package func setExtendedAttribute(
-    _ descriptor: Int32, _ name: UnsafePointer<CChar>, _ value: UnsafeRawBufferPointer,
+    _ descriptor: Descriptor, _ name: UnsafePointer<CChar>, _ value: UnsafeRawBufferPointer,
     _ flags: Int32
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
@@ -17,7 +17,7 @@ package func setExtendedAttribute(
 
 /// removexattr(2).
 package func removeExtendedAttribute(
-    _ descriptor: Int32, _ name: UnsafePointer<CChar>
+    _ descriptor: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
         try checked { removexattr(path, name) }
@@ -26,7 +26,7 @@ package func removeExtendedAttribute(
 
 /// getxattr(2): the value's length; with an empty buffer only that. Throws ERANGE where it does not fit.
 package func extendedAttribute(
-    _ descriptor: Int32, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
+    _ descriptor: Descriptor, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
 ) throws(Errno) -> Int {
     try withLink(to: descriptor) { (path) throws(Errno) -> Int in
         try checked { getxattr(path, name, buffer.baseAddress, buffer.count) }
@@ -35,7 +35,7 @@ package func extendedAttribute(
 
 /// listxattr(2): the length of the names, a NUL byte after each; with an empty buffer only that.
 package func extendedAttributeNames(
-    _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer
+    _ descriptor: Descriptor, into buffer: UnsafeMutableRawBufferPointer
 ) throws(Errno) -> Int {
     try withLink(to: descriptor) { (path) throws(Errno) -> Int in
         try checked {
@@ -47,7 +47,7 @@ package func extendedAttributeNames(
 
 /// Every extended attribute with its value; none where the file system has no such thing.
 package func allExtendedAttributes(
-    _ descriptor: Int32
+    _ descriptor: Descriptor
 ) throws(Errno) -> [FileName: [UInt8]] {
     let names: [UInt8]
     do throws(Errno) {

@@ -7,69 +7,69 @@ package import SystemPackage
 
 /// mkdirat(2).
 package func makeDirectory(
-    at directory: Int32, _ name: UnsafePointer<CChar>, mode: UInt32
+    at directory: Descriptor, _ name: UnsafePointer<CChar>, mode: UInt32
 ) throws(Errno) {
-    try checked { mkdirat(directory, name, mode) }
+    try checked { mkdirat(directory.raw, name, mode) }
 }
 
 /// mknodat(2).
 package func makeNode(
-    at directory: Int32, _ name: UnsafePointer<CChar>, mode: UInt32, device: UInt64
+    at directory: Descriptor, _ name: UnsafePointer<CChar>, mode: UInt32, device: UInt64
 ) throws(Errno) {
-    try checked { mknodat(directory, name, mode, dev_t(device)) }
+    try checked { mknodat(directory.raw, name, mode, dev_t(device)) }
 }
 
 /// symlinkat(2).
 package func makeSymbolicLink(
-    to target: UnsafePointer<CChar>, at directory: Int32, _ name: UnsafePointer<CChar>
+    to target: UnsafePointer<CChar>, at directory: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
-    try checked { symlinkat(target, directory, name) }
+    try checked { symlinkat(target, directory.raw, name) }
 }
 
 /// unlinkat(2); `flags` is AT_REMOVEDIR for a directory.
 package func unlink(
-    at directory: Int32, _ name: UnsafePointer<CChar>, _ flags: Int32 = 0
+    at directory: Descriptor, _ name: UnsafePointer<CChar>, _ flags: Int32 = 0
 ) throws(Errno) {
-    try checked { unlinkat(directory, name, flags) }
+    try checked { unlinkat(directory.raw, name, flags) }
 }
 
 /// renameat2(2).
 package func rename(
-    at directory: Int32, _ name: UnsafePointer<CChar>, to newDirectory: Int32,
+    at directory: Descriptor, _ name: UnsafePointer<CChar>, to newDirectory: Descriptor,
     _ newName: UnsafePointer<CChar>, flags: UInt32 = 0
 ) throws(Errno) {
-    try checked { renameat2(directory, name, newDirectory, newName, flags) }
+    try checked { renameat2(directory.raw, name, newDirectory.raw, newName, flags) }
 }
 
 /// linkat(2) of what `descriptor` refers to, through its link in /proc, which needs no privilege.
 package func link(
-    _ descriptor: Int32, at directory: Int32, _ name: UnsafePointer<CChar>
+    _ descriptor: Descriptor, at directory: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW) }
+        try checked { linkat(AT_FDCWD, path, directory.raw, name, AT_SYMLINK_FOLLOW) }
     }
 }
 
 /// linkat(2) of a name.
 package func link(
-    at directory: Int32, _ name: UnsafePointer<CChar>, to newDirectory: Int32,
+    at directory: Descriptor, _ name: UnsafePointer<CChar>, to newDirectory: Descriptor,
     _ newName: UnsafePointer<CChar>
 ) throws(Errno) {
-    try checked { linkat(directory, name, newDirectory, newName, 0) }
+    try checked { linkat(directory.raw, name, newDirectory.raw, newName, 0) }
 }
 
 /// readlinkat(2) of what `descriptor` refers to: the target's bytes, without a NUL byte.
-package func readLink(_ descriptor: Int32) throws(Errno) -> [UInt8] {
+package func readLink(_ descriptor: Descriptor) throws(Errno) -> [UInt8] {
     let room = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(PATH_MAX), alignment: 1)
     defer { room.deallocate() }
-    let length = try checked { cl_readlink(descriptor, room.baseAddress, room.count) }
+    let length = try checked { cl_readlink(descriptor.raw, room.baseAddress, room.count) }
     return Array(room[..<length])
 }
 
 // Attributes of what a descriptor refers to; an O_PATH descriptor will do.
 
 /// chmod(2).
-package func changeMode(_ descriptor: Int32, _ mode: UInt32) throws(Errno) {
+package func changeMode(_ descriptor: Descriptor, _ mode: UInt32) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
         try checked { chmod(path, mode) }
     }
@@ -77,22 +77,22 @@ package func changeMode(_ descriptor: Int32, _ mode: UInt32) throws(Errno) {
 
 /// fchownat(2); UInt32.max leaves a side as it is.
 package func changeOwner(
-    _ descriptor: Int32, user: UInt32, group: UInt32
+    _ descriptor: Descriptor, user: UInt32, group: UInt32
 ) throws(Errno) {
     var empty: CChar = 0
-    try checked { fchownat(descriptor, &empty, user, group, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) }
+    try checked { fchownat(descriptor.raw, &empty, user, group, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) }
 }
 
 /// utimensat(2), each side a time, `.now` or `.omitted`.
 package func changeTimes(
-    _ descriptor: Int32, accessed: Timestamp, modified: Timestamp
+    _ descriptor: Descriptor, accessed: Timestamp, modified: Timestamp
 ) throws(Errno) {
     var times = (accessed.timespec, modified.timespec)
     var empty: CChar = 0
     try checked {
         withUnsafePointer(to: &times) { pointer in
             pointer.withMemoryRebound(to: timespec.self, capacity: 2) {
-                utimensat(descriptor, &empty, $0, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)
+                utimensat(descriptor.raw, &empty, $0, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)
             }
         }
     }
@@ -110,9 +110,9 @@ package struct FileSystemStatus: Sendable {
     package var nameMax: UInt
 
     /// fstatvfs(3).
-    package init(of descriptor: Int32) throws(Errno) {
+    package init(of descriptor: Descriptor) throws(Errno) {
         var buffer = statvfs()
-        try checked { fstatvfs(descriptor, &buffer) }
+        try checked { fstatvfs(descriptor.raw, &buffer) }
         blockSize = buffer.f_bsize
         fragmentSize = buffer.f_frsize
         blocks = buffer.f_blocks
@@ -128,13 +128,13 @@ package struct FileSystemStatus: Sendable {
 
 /// pread(2) until `buffer` is full or the file ends: the number of bytes read.
 package func readFully(
-    _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
+    _ descriptor: Descriptor, into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
 ) throws(Errno) -> Int {
     var done = 0
     while done < buffer.count {
         let count = try checked {
             pread(
-                descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done,
+                descriptor.raw, buffer.baseAddress.map { $0 + done }, buffer.count - done,
                 Int(offset) + done)
         }
         if count == 0 { break }
@@ -145,25 +145,25 @@ package func readFully(
 
 /// pwrite(2) until all of `buffer` is written.
 package func writeFully(
-    _ descriptor: Int32, _ buffer: UnsafeRawBufferPointer, at offset: Int64
+    _ descriptor: Descriptor, _ buffer: UnsafeRawBufferPointer, at offset: Int64
 ) throws(Errno) {
     var done = 0
     while done < buffer.count {
         done += try checked {
             pwrite(
-                descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done,
+                descriptor.raw, buffer.baseAddress.map { $0 + done }, buffer.count - done,
                 Int(offset) + done)
         }
     }
 }
 
 /// ftruncate(2).
-package func truncate(_ descriptor: Int32, to size: Int64) throws(Errno) {
-    try checked { ftruncate(descriptor, Int(size)) }
+package func truncate(_ descriptor: Descriptor, to size: Int64) throws(Errno) {
+    try checked { ftruncate(descriptor.raw, Int(size)) }
 }
 
 /// truncate(2) of what `descriptor` refers to; an O_PATH descriptor will do.
-package func truncatePath(_ descriptor: Int32, to size: Int64) throws(Errno) {
+package func truncatePath(_ descriptor: Descriptor, to size: Int64) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
         try checked { Glibc.truncate(path, Int(size)) }
     }
@@ -171,17 +171,17 @@ package func truncatePath(_ descriptor: Int32, to size: Int64) throws(Errno) {
 
 /// fallocate(2).
 package func allocate(
-    _ descriptor: Int32, mode: Int32, offset: Int64, length: Int64
+    _ descriptor: Descriptor, mode: Int32, offset: Int64, length: Int64
 ) throws(Errno) {
-    try checked { fallocate(descriptor, mode, Int(offset), Int(length)) }
+    try checked { fallocate(descriptor.raw, mode, Int(offset), Int(length)) }
 }
 
 /// lseek(2) with SEEK_DATA or SEEK_HOLE: nil where there is no data from `offset` on (ENXIO).
 package func seek(
-    _ descriptor: Int32, _ whence: Int32, from offset: Int64
+    _ descriptor: Descriptor, _ whence: Int32, from offset: Int64
 ) throws(Errno) -> Int64? {
     do throws(Errno) {
-        return Int64(try checked { lseek(descriptor, Int(offset), whence) })
+        return Int64(try checked { lseek(descriptor.raw, Int(offset), whence) })
     } catch .noSuchAddressOrDevice {
         return nil
     }
@@ -189,8 +189,8 @@ package func seek(
 
 /// ioctl(FICLONERANGE): `target` shares the source's blocks in `range`, at the same offsets.
 package func cloneRange(
-    _ source: Int32, to target: Int32, _ range: Range<Int64>
+    _ source: Descriptor, to target: Descriptor, _ range: Range<Int64>
 ) throws(Errno) {
     let start = UInt64(range.lowerBound)
-    try checked { cl_clone_range(source, start, UInt64(range.count), target, start) }
+    try checked { cl_clone_range(source.raw, start, UInt64(range.count), target.raw, start) }
 }

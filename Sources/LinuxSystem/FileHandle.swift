@@ -20,7 +20,7 @@ package struct FileHandle: Hashable, Sendable {
 
     /// name_to_handle_at(2) of what `descriptor` refers to. Throws EOPNOTSUPP where the file system has no
     /// handles, EOVERFLOW where they are too long.
-    package init(of descriptor: Int32) throws(Errno) {
+    package init(of descriptor: Descriptor) throws(Errno) {
         var room = UInt32(Self.bytesMax)
         var type: Int32 = 0
         var empty: CChar = 0
@@ -28,7 +28,7 @@ package struct FileHandle: Hashable, Sendable {
         try checked {
             withUnsafeMutableBytes(of: &words) { buffer in
                 cl_name_to_handle_at(
-                    descriptor, &empty, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                    descriptor.raw, &empty, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self),
                     &room, &type, AT_EMPTY_PATH)
             }
         }
@@ -39,12 +39,12 @@ package struct FileHandle: Hashable, Sendable {
 
     /// open_by_handle_at(2); `mount` is any descriptor on the file system that is not O_PATH. Needs
     /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
-    package func open(mount: Int32, _ flags: Int32) throws(Errno) -> Descriptor {
+    package func open(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {
         var words = bytes
         let raw = try checked {
             withUnsafeMutableBytes(of: &words) { buffer in
                 cl_open_by_handle_at(
-                    mount, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self), length, kind,
+                    mount.raw, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self), length, kind,
                     flags | O_CLOEXEC)
             }
         }

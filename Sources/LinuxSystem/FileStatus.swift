@@ -57,18 +57,18 @@ package struct FileStatus: Hashable, Sendable {
     package var isSymbolicLink: Bool { kind == UInt32(S_IFLNK) }
 
     /// statx(2) of what `descriptor` refers to; an O_PATH descriptor will do.
-    package init(of descriptor: Int32) throws(Errno) {
+    package init(of descriptor: Descriptor) throws(Errno) {
         var empty: CChar = 0
         try self.init(at: descriptor, &empty, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)
     }
 
     /// statx(2) of the name in a directory; a symbolic link is not followed.
     package init(
-        at directory: Int32, _ name: UnsafePointer<CChar>,
+        at directory: Descriptor, _ name: UnsafePointer<CChar>,
         _ flags: Int32 = AT_SYMLINK_NOFOLLOW
     ) throws(Errno) {
         var buffer = cl_status()
-        try checked { cl_statx(directory, name, flags, &buffer) }
+        try checked { cl_statx(directory.raw, name, flags, &buffer) }
         device = buffer.device
         inode = buffer.inode
         mode = buffer.mode

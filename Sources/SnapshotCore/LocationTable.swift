@@ -60,7 +60,7 @@ final class LocationTable: Sendable {
         var at = root
         for name in way {
             at = try name.withCString { (string) throws(Errno) in
-                try Descriptor.open(at: at.raw, string, O_PATH | O_NOFOLLOW)
+                try Descriptor.open(at: at, string, O_PATH | O_NOFOLLOW)
             }
         }
         return at

@@ -38,7 +38,7 @@ extension OverlayView {
                 continue
             }
             guard let primary else { throw .ioError }
-            let count = try readFully(primary.raw, into: piece, at: at)
+            let count = try readFully(primary, into: piece, at: at)
             // What a writer has stored meanwhile may have been changed before it was read: again, from the delta.
             let (isStoredNow, unchangedEnd) = run(key, from: at, limit: runEnd)
             if isStoredNow { continue }
@@ -55,7 +55,7 @@ extension OverlayView {
         var count = 0
         do throws(Errno) {
             count = try readFully(
-                try store.file(of: key, create: false).raw, into: buffer, at: offset)
+                try store.file(of: key, create: false), into: buffer, at: offset)
         } catch .noSuchFileOrDirectory {
             // No data was ever stored: all the blocks were holes.
         }
@@ -83,7 +83,7 @@ extension OverlayView {
             }
             // A delta file that was never made holds nothing but holes.
             let found = try file.map { (file) throws(Errno) in
-                try LinuxSystem.seek(file.raw, whence, from: at)
+                try LinuxSystem.seek(file, whence, from: at)
             }
             if !isStored {
                 let (isStoredNow, unchangedEnd) = run(key, from: at, limit: end)

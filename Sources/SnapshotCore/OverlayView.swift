@@ -82,10 +82,10 @@ package struct OverlayView: Sendable {
         if place == .graveyard { return try store.openGrave(reference.key, flags) }
         let moved = try locations.open(reference.key, root: source.root)
         let found = if let moved { moved } else { try find() }
-        guard InodeKey(try FileStatus(of: found.raw)) == reference.key else {
+        guard InodeKey(try FileStatus(of: found)) == reference.key else {
             throw .staleNFSFileHandle
         }
-        return flags & O_PATH != 0 ? found : try Descriptor.reopen(found.raw, flags)
+        return flags & O_PATH != 0 ? found : try Descriptor.reopen(found, flags)
     }
 
     package func status(
@@ -94,7 +94,7 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.status
         } primary: { () throws(Errno) in
-            var status = try FileStatus(of: try descriptor().raw)
+            var status = try FileStatus(of: try descriptor())
             if reference == source.rootReference, status.links > 2 {
                 status.links -= 1  // the store's directory, which is not shown
             }
@@ -108,7 +108,7 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.extended
         } primary: { () throws(Errno) in
-            try allExtendedAttributes(try descriptor().raw)
+            try allExtendedAttributes(try descriptor())
         }
     }
 
@@ -118,7 +118,7 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.target
         } primary: { () throws(Errno) in
-            try readLink(try descriptor().raw)
+            try readLink(try descriptor())
         }
     }
 
@@ -135,13 +135,13 @@ package struct OverlayView: Sendable {
         } primary: { () throws(Errno) -> RecordedEntry in
             guard let directory else { return .absent }
             do throws(Errno) {
-                let inode = try Descriptor.open(at: directory.raw, name, O_PATH | O_NOFOLLOW)
-                let status = try FileStatus(of: inode.raw)
+                let inode = try Descriptor.open(at: directory, name, O_PATH | O_NOFOLLOW)
+                let status = try FileStatus(of: inode)
                 if source.hides(status) { return .absent }
                 if status.device != source.device {
                     return .present(InodeReference(status, handle: FileHandle()))
                 }
-                return .present(try source.reference(of: inode.raw, status))
+                return .present(try source.reference(of: inode, status))
             } catch .noSuchFileOrDirectory {
                 return .absent
             }

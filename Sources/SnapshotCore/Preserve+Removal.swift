@@ -24,7 +24,7 @@ extension Preserve {
         willChangeAttributes(of: victim)
         willChangeEntry(in: directory, name, now: .present(victim.reference))
         func plainly() throws(Errno) {
-            try LinuxSystem.unlink(at: directory.descriptor.raw, name, flags)
+            try LinuxSystem.unlink(at: directory.descriptor, name, flags)
         }
         guard let record = record(of: victim.reference) else { return try plainly() }
         try removing(victim, record) { (fate) throws(Errno) -> Bool in
@@ -61,10 +61,10 @@ extension Preserve {
         _ victim: ChangeTarget, _ record: InodeRecord, from directory: ChangeTarget,
         _ name: UnsafePointer<CChar>
     ) throws(Errno) -> Bool {
-        let bytes = try FileStatus(of: victim.descriptor.raw).blocks * 512
+        let bytes = try FileStatus(of: victim.descriptor).blocks * 512
         do throws(Errno) {
             try store.bury(
-                record.key, bytes: UInt64(bytes), from: directory.descriptor.raw, name)
+                record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
         } catch {
             // Another quota project, or no space for the name. Anything else unlink would say too.
             guard Self.graveyardIsClosed(error) else { throw error }
@@ -120,7 +120,7 @@ extension Preserve {
         func plainly() throws(Errno) {
             func rename() throws(Errno) {
                 try LinuxSystem.rename(
-                    at: directory.descriptor.raw, name, to: newDirectory.descriptor.raw, newName,
+                    at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: move.flags)
             }
             if source.usesHandles { return try rename() }
@@ -156,11 +156,11 @@ extension Preserve {
         _ name: UnsafePointer<CChar>
     ) -> Bool {
         do throws(Errno) {
-            let bytes = try FileStatus(of: victim.descriptor.raw).blocks * 512
+            let bytes = try FileStatus(of: victim.descriptor).blocks * 512
             // The count that applications see is corrected from here on: a moment early rather than late.
             record.contents.withLock { $0.place = .graveyard }
             try store.linkIntoGraveyard(
-                record.key, bytes: UInt64(bytes), from: directory.descriptor.raw, name)
+                record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
             if store.isOverBound { becomeInexact("the delta is over its bound") }
             return true
         } catch {
@@ -175,7 +175,7 @@ extension Preserve {
         guard victim.reference.kind == UInt32(S_IFLNK) else { return }
         if record.contents.withLock({ $0.target != nil }) { return }
         do throws(Errno) {
-            let target = try readLink(victim.descriptor.raw)
+            let target = try readLink(victim.descriptor)
             record.contents.withLock { $0.target = target }
         } catch {
             becomeInexact("a symbolic link's target could not be preserved: \(error)")
@@ -184,7 +184,7 @@ extension Preserve {
 
     /// Decides under the victim's `firstChange`, so that two names of one inode do not both count as not the last.
     private func fate(of victim: ChangeTarget, _ record: InodeRecord) throws(Errno) -> Fate {
-        let status = try FileStatus(of: victim.descriptor.raw)
+        let status = try FileStatus(of: victim.descriptor)
         if status.isDirectory { return .detached }
         let (place, attributes) = record.contents.withLock { ($0.place, $0.attributes) }
         if place == .graveyard { return .stays }

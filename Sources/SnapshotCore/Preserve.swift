@@ -93,13 +93,13 @@ package final class Preserve: Sendable {
             () throws(Errno) in
             try record.firstChange.withLock { (_) throws(Errno) -> Void in
                 if record.contents.withLock({ $0.attributes != nil }) { return }
-                var status = try FileStatus(of: target.descriptor.raw)
+                var status = try FileStatus(of: target.descriptor)
                 if target.reference == source.rootReference, status.links > 2 {
                     status.links -= 1  // the store's directory, which is not shown
                 }
                 let attributes = RecordedAttributes(
                     status: status,
-                    extended: try allExtendedAttributes(target.descriptor.raw))
+                    extended: try allExtendedAttributes(target.descriptor))
                 record.contents.withLock { $0.attributes = attributes }
                 map.countAreas(1)
             }
@@ -159,7 +159,7 @@ package final class Preserve: Sendable {
                 if left == 0 { return false }
                 let end = min(runEnd, at + left)
                 let bytes = Int64(at * block)..<min(Int64(end * block), size)
-                try store.storeOriginal(of: record.key, from: reader.raw, bytes)
+                try store.storeOriginal(of: record.key, from: reader, bytes)
                 record.contents.withLock { $0.blocks.insert(at..<end) }
                 map.countAreas(end - at)
                 left -= end - at
@@ -175,7 +175,7 @@ package final class Preserve: Sendable {
     ) throws(Errno) -> Descriptor? {
         if target.isReadable { return target.descriptor }
         do throws(Errno) {
-            return try Descriptor.reopen(target.descriptor.raw, O_RDONLY | O_NONBLOCK)
+            return try Descriptor.reopen(target.descriptor, O_RDONLY | O_NONBLOCK)
         } catch .permissionDenied {
             record.contents.withLock { $0.isUnreadable = true }
             return nil

@@ -22,7 +22,7 @@ package final class SourceTree: Sendable {
     ) throws(Errno) {
         self.root = root
         self.hidden = hidden
-        let status = try FileStatus(of: root.raw)
+        let status = try FileStatus(of: root)
         device = status.device
         let handle = mayUseHandles ? Self.workingHandle(of: root) : nil
         usesHandles = handle != nil
@@ -32,8 +32,8 @@ package final class SourceTree: Sendable {
     /// The handle of the source's root, if handles can be made and opened here.
     private static func workingHandle(of root: Descriptor) -> FileHandle? {
         do throws(Errno) {
-            let handle = try FileHandle(of: root.raw)
-            _ = try handle.open(mount: root.raw, O_PATH)
+            let handle = try FileHandle(of: root)
+            _ = try handle.open(mount: root, O_PATH)
             return handle
         } catch {
             // No handles on this file system (EOPNOTSUPP), longer ones than we keep, or no privilege.
@@ -53,7 +53,7 @@ package final class SourceTree: Sendable {
 
     /// What the descriptor refers to, with a handle where they are used.
     package func reference(
-        of descriptor: Int32, _ status: FileStatus
+        of descriptor: Descriptor, _ status: FileStatus
     ) throws(Errno) -> InodeReference {
         let handle = usesHandles ? try FileHandle(of: descriptor) : FileHandle()
         return InodeReference(status, handle: handle)
@@ -62,6 +62,6 @@ package final class SourceTree: Sendable {
     /// Opens an inode by its handle.
     package func open(_ reference: InodeReference, _ flags: Int32) throws(Errno) -> Descriptor {
         precondition(usesHandles, "without handles an inode is found by parent and name")
-        return try reference.handle.open(mount: root.raw, flags)
+        return try reference.handle.open(mount: root, flags)
     }
 }

@@ -85,7 +85,7 @@ struct Daemon {
     private func openSource() throws(CommandFailure) -> Descriptor {
         do throws(Errno) {
             return try FileName(configuration.source).withCString { (path) throws(Errno) in
-                try Descriptor.open(at: AT_FDCWD, path, O_RDONLY | O_DIRECTORY)
+                try Descriptor.open(at: .workingDirectory, path, O_RDONLY | O_DIRECTORY)
             }
         } catch {
             throw CommandFailure("\(attempt): the source cannot be opened: \(error)")

@@ -13,7 +13,7 @@ extension LiveView {
             } else {
                 try descriptor(of: node)
             }
-        return presented(try FileStatus(of: descriptor.raw))
+        return presented(try FileStatus(of: descriptor))
     }
 
     func setAttributes(
@@ -25,7 +25,7 @@ extension LiveView {
         return try change(target, data: cutOff) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
             try assume(context)
-            let descriptor = target.descriptor.raw
+            let descriptor = target.descriptor
             if wanted.user != nil || wanted.group != nil {
                 try changeOwner(
                     descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
@@ -49,11 +49,11 @@ extension LiveView {
     }
 
     func readLink(_ node: UInt64) throws(Errno) -> [UInt8] {
-        try LinuxSystem.readLink(try descriptor(of: node).raw)
+        try LinuxSystem.readLink(try descriptor(of: node))
     }
 
     func fileSystemStatus(_ node: UInt64) throws(Errno) -> FileSystemStatus {
-        try FileSystemStatus(of: try descriptor(of: node).raw)
+        try FileSystemStatus(of: try descriptor(of: node))
     }
 
     func setExtendedAttribute(
@@ -63,7 +63,7 @@ extension LiveView {
         let target = try target(of: node)
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try LinuxSystem.setExtendedAttribute(target.descriptor.raw, name, value, flags)
+            try LinuxSystem.setExtendedAttribute(target.descriptor, name, value, flags)
         }
     }
 
@@ -71,19 +71,19 @@ extension LiveView {
         let target = try target(of: node)
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try LinuxSystem.removeExtendedAttribute(target.descriptor.raw, name)
+            try LinuxSystem.removeExtendedAttribute(target.descriptor, name)
         }
     }
 
     func extendedAttribute(
         _ node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        try LinuxSystem.extendedAttribute(try descriptor(of: node).raw, name, into: buffer)
+        try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
     }
 
     func extendedAttributeNames(
         _ node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        try LinuxSystem.extendedAttributeNames(try descriptor(of: node).raw, into: buffer)
+        try LinuxSystem.extendedAttributeNames(try descriptor(of: node), into: buffer)
     }
 }

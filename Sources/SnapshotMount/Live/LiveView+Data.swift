@@ -51,7 +51,7 @@ extension LiveView {
                         // It has no name any more: the node holds it.
                     }
                 }
-                return try Descriptor.reopen(try descriptor(of: node).raw, flags)
+                return try Descriptor.reopen(try descriptor(of: node), flags)
             }
         }
         if flags & O_TRUNC == 0 {
@@ -78,8 +78,8 @@ extension LiveView {
                 snapshot?.willChangeEntry(in: directory, name, now: .absent)
                 try assume(context)
                 let made = try Descriptor.open(
-                    at: directory.descriptor.raw, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)
-                let status = try FileStatus(of: made.raw)
+                    at: directory.descriptor, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)
+                let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name)
                 let file = OpenFile(
@@ -112,8 +112,8 @@ extension LiveView {
         return try change { (snapshot) throws(Errno) in
             try assume(context)
             let made = try Descriptor.open(
-                at: directory.raw, ".", sourceFlags | exclusive, mode: mode)
-            let status = try FileStatus(of: made.raw)
+                at: directory, ".", sourceFlags | exclusive, mode: mode)
+            let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".")
             let reference = try reference(of: node)
@@ -137,21 +137,21 @@ extension LiveView {
         let range = offset..<offset + Int64(data.count)
         return try change(file.target, data: range) { (_) throws(Errno) in
             try assume(context)
-            return try writeMost(file.descriptor.raw, data, at: offset)
+            return try writeMost(file.descriptor, data, at: offset)
         }
     }
 
     /// Writes all of `data`, or, where the file system takes only a part, that part: an error then shows with the
     /// next write, as it does on the source.
     private func writeMost(
-        _ descriptor: Int32, _ data: UnsafeRawBufferPointer, at offset: Int64
+        _ descriptor: Descriptor, _ data: UnsafeRawBufferPointer, at offset: Int64
     ) throws(Errno) -> Int {
         var done = 0
         while done < data.count {
             do throws(Errno) {
                 done += try checked {
                     pwrite(
-                        descriptor, data.baseAddress.map { $0 + done }, data.count - done,
+                        descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
                         Int(offset) + done)
                 }
             } catch  where done > 0 {
@@ -176,7 +176,7 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: file.target)
             try assume(context)
             try LinuxSystem.allocate(
-                file.descriptor.raw, mode: mode, offset: offset, length: length)
+                file.descriptor, mode: mode, offset: offset, length: length)
         }
     }
 
@@ -194,14 +194,15 @@ extension LiveView {
             var from = Int(offset)
             var to = Int(newOffset)
             return try checked {
-                copy_file_range(input.descriptor.raw, &from, output.descriptor.raw, &to, length, 0)
+                copy_file_range(
+                    input.descriptor.raw, &from, output.descriptor.raw, &to, length, 0)
             }
         }
     }
 
     func seek(_ handle: UInt64, offset: Int64, whence: Int32) throws(Errno) -> Int64 {
         let file = Handle.object(handle, as: OpenFile.self)
-        let found = try LinuxSystem.seek(file.descriptor.raw, whence, from: offset)
+        let found = try LinuxSystem.seek(file.descriptor, whence, from: offset)
         guard let found else { throw .noSuchAddressOrDevice }
         return found
     }

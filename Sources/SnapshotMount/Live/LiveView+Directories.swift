@@ -9,7 +9,7 @@ internal import SystemPackage
 extension LiveView {
     func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
         let inode = try descriptor(of: node)
-        let descriptor = try Descriptor.open(at: inode.raw, ".", O_RDONLY | O_DIRECTORY)
+        let descriptor = try Descriptor.open(at: inode, ".", O_RDONLY | O_DIRECTORY)
         return OpenReply(handle: Handle.make(OpenDirectory(descriptor)), keepsCache: false)
     }
 

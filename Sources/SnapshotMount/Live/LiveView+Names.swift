@@ -27,16 +27,16 @@ extension LiveView {
     /// Makes a name with `body`, which gets the directory's descriptor, as the user who asks.
     private func make(
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
-        _ body: (Int32) throws(Errno) -> Void
+        _ body: (Descriptor) throws(Errno) -> Void
     ) throws(Errno) -> EntryReply {
         try checkName(parent, name)
         let directory = try target(of: parent)
         return try change { (snapshot) throws(Errno) in
             snapshot?.willChangeEntry(in: directory, name, now: .absent)
             try assume(context)
-            try body(directory.descriptor.raw)
+            try body(directory.descriptor)
             if let snapshot {
-                snapshot.didMake(try FileStatus(at: directory.descriptor.raw, name))
+                snapshot.didMake(try FileStatus(at: directory.descriptor, name))
             }
             return try entry(parent, directory.descriptor, name)
         }
@@ -79,7 +79,7 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: inode)
             snapshot?.willChangeEntry(in: directory, newName, now: .absent)
             try LinuxSystem.link(
-                inode.descriptor.raw, at: directory.descriptor.raw, newName)
+                inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)
         }
     }
@@ -89,12 +89,12 @@ extension LiveView {
         in directory: ChangeTarget, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> (ChangeTarget, FileStatus) {
         let inode = try Descriptor.open(
-            at: directory.descriptor.raw, name, O_PATH | O_NOFOLLOW)
-        let status = try FileStatus(of: inode.raw)
+            at: directory.descriptor, name, O_PATH | O_NOFOLLOW)
+        let status = try FileStatus(of: inode)
         if source.hides(status) { throw .noSuchFileOrDirectory }
         let handle =
             source.usesHandles && status.device == source.device
-            ? try FileHandle(of: inode.raw) : FileHandle()
+            ? try FileHandle(of: inode) : FileHandle()
         return (ChangeTarget(InodeReference(status, handle: handle), inode), status)
     }
 
@@ -107,7 +107,7 @@ extension LiveView {
             if let snapshot {
                 try snapshot.unlink(in: directory, name, victim: victim, flags)
             } else {
-                try LinuxSystem.unlink(at: directory.descriptor.raw, name, flags)
+                try LinuxSystem.unlink(at: directory.descriptor, name, flags)
             }
             didLoseName(victim, status, snapshot)
         }
@@ -146,7 +146,7 @@ extension LiveView {
                 try snapshot.rename(move, from: directory, name, to: newDirectory, newName)
             } else {
                 try LinuxSystem.rename(
-                    at: directory.descriptor.raw, name, to: newDirectory.descriptor.raw, newName,
+                    at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: flags)
             }
             nodes.move(moved.reference, to: newParent, newName)
@@ -158,7 +158,7 @@ extension LiveView {
                 }
             }
             if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
-                snapshot.didMake(try FileStatus(at: directory.descriptor.raw, name))
+                snapshot.didMake(try FileStatus(at: directory.descriptor, name))
             }
         }
     }

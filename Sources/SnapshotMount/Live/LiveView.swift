@@ -50,13 +50,13 @@ final class LiveView: Sendable {
     func entry(
         _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
-        var status = try FileStatus(at: directory.raw, name)
+        var status = try FileStatus(at: directory, name)
         if source.hides(status) { throw .noSuchFileOrDirectory }
         if let node = nodes.lookup(status, parent: parent, name) {
             return reply(node, status)
         }
-        let inode = try Descriptor.open(at: directory.raw, name, O_PATH | O_NOFOLLOW)
-        status = try FileStatus(of: inode.raw)
+        let inode = try Descriptor.open(at: directory, name, O_PATH | O_NOFOLLOW)
+        status = try FileStatus(of: inode)
         return reply(try remember(inode, status, parent, name), status)
     }
 
@@ -65,7 +65,7 @@ final class LiveView: Sendable {
         _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> UInt64 {
         if let node = nodes.lookup(status, parent: parent, name) { return node }
-        return try nodes.remember(try source.reference(of: inode.raw, status), parent: parent, name)
+        return try nodes.remember(try source.reference(of: inode, status), parent: parent, name)
     }
 
     private func reply(_ node: UInt64, _ status: FileStatus) -> EntryReply {
@@ -136,7 +136,7 @@ private struct SourceOpener: NodeOpener {
             return try source.open(reference, O_PATH)
         }
         let found = try find()
-        guard InodeKey(try FileStatus(of: found.raw)) == reference.key else {
+        guard InodeKey(try FileStatus(of: found)) == reference.key else {
             throw .staleNFSFileHandle
         }
         return found

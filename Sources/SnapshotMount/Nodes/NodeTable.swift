@@ -248,7 +248,7 @@ final class NodeTable: Sendable {
             guard let name else { throw .staleNFSFileHandle }
             let directory = try descriptor(of: parent, opener)
             return try name.withCString { (string) throws(Errno) in
-                try Descriptor.open(at: directory.raw, string, O_PATH | O_NOFOLLOW)
+                try Descriptor.open(at: directory, string, O_PATH | O_NOFOLLOW)
             }
         }
         descriptors.keep(opened, for: node)

@@ -5,9 +5,12 @@
 /// look-up is a hash or a binary search. Not safe for use by several threads: its owner has the lock.
 package struct BlockSet: Sendable {
     private static let chunkBlocks: UInt64 = 512
+    private static let groupChunks: UInt64 = 512
 
     /// Chunks partly in the set, never empty, never whole.
     private var partial: [UInt64: Bitmap] = [:]
+    /// How many chunks of a group (1 GiB) are in `partial`, so that a run of none skips groups.
+    private var partialByGroup: [UInt64: Int] = [:]
     /// Chunks whole in the set: ascending, neither empty nor touching.
     private var whole: [Range<UInt64>] = []
     /// The number of blocks in the set.
@@ -31,19 +34,30 @@ package struct BlockSet: Sendable {
         var end = block
         while end < limit {
             let chunk = end / Self.chunkBlocks
-            let chunkEnd = (chunk + 1) * Self.chunkBlocks
             if let bitmap = partial[chunk] {
                 let first = Int(end % Self.chunkBlocks)
                 let next = bitmap.next(from: first, isPresent: !isPresent)
                 end = chunk * Self.chunkBlocks + UInt64(next)
                 if next < Int(Self.chunkBlocks) { break }
-            } else if (wholeRun(holding: chunk) != nil) == isPresent {
-                end = chunkEnd
+            } else if let run = wholeRun(holding: chunk) {
+                guard isPresent else { break }
+                end = run.upperBound * Self.chunkBlocks
             } else {
-                break
+                guard !isPresent else { break }
+                end = nextChunkOfInterest(after: chunk) * Self.chunkBlocks
             }
         }
         return (isPresent, min(end, limit))
+    }
+
+    /// The next chunk after one that is not in the set at all, or the begin of the next group where this one has no
+    /// partial chunks; never beyond a whole run's begin.
+    private func nextChunkOfInterest(after chunk: UInt64) -> UInt64 {
+        let group = chunk / Self.groupChunks
+        if partialByGroup[group] != nil { return chunk + 1 }
+        let groupEnd = (group + 1) * Self.groupChunks
+        let index = wholeIndex(endingAfter: chunk)
+        return index < whole.count ? min(whole[index].lowerBound, groupEnd) : groupEnd
     }
 
     /// Adds the blocks of `range`, those that are in the set already too.
@@ -62,12 +76,23 @@ package struct BlockSet: Sendable {
         if wholeRun(holding: chunk) != nil { return }
         var bitmap = partial[chunk] ?? Bitmap()
         count += UInt64(bitmap.insert(bits))
+        let group = chunk / Self.groupChunks
+        let wasPartial = partial[chunk] != nil
         if bitmap.isFull {
             partial[chunk] = nil
+            if wasPartial { leaveGroup(group) }
             insertWhole(chunk)
         } else {
             partial[chunk] = bitmap
+            if !wasPartial { partialByGroup[group, default: 0] += 1 }
         }
+    }
+
+    private mutating func leaveGroup(_ group: UInt64) {
+        guard let count = partialByGroup[group] else {
+            preconditionFailure("a partial chunk is counted in its group")
+        }
+        partialByGroup[group] = count > 1 ? count - 1 : nil
     }
 
     /// The index in `whole` of the first run that ends after `chunk`.

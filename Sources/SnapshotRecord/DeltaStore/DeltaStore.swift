@@ -26,10 +26,10 @@ package final class DeltaStore: Sendable {
     private static func makeEmpty(
         _ name: FileName, in parent: Descriptor
     ) throws(Errno) -> Descriptor {
-        _ = try removeTree(at: parent.raw, name)
+        _ = try removeTree(at: parent, name)
         return try name.withCString { (string) throws(Errno) in
-            try makeDirectory(at: parent.raw, string, mode: 0o700)
-            return try Descriptor.open(at: parent.raw, string, O_RDONLY | O_DIRECTORY)
+            try makeDirectory(at: parent, string, mode: 0o700)
+            return try Descriptor.open(at: parent, string, O_RDONLY | O_DIRECTORY)
         }
     }
 
@@ -47,7 +47,7 @@ package final class DeltaStore: Sendable {
         if let open = files.descriptor(for: key) { return open }
         let flags = O_RDWR | (create ? O_CREAT : 0)
         let opened = try key.fileName.withCString { (name) throws(Errno) in
-            try Descriptor.open(at: directory.raw, name, flags, mode: 0o600)
+            try Descriptor.open(at: directory, name, flags, mode: 0o600)
         }
         files.keep(opened, for: key)
         return opened
@@ -58,7 +58,7 @@ package final class DeltaStore: Sendable {
     /// Copies `range` of `source`, as it is now, to the delta file, at the same offsets: data as data, holes as
     /// holes. Where the file system can, a large range is cloned.
     package func storeOriginal(
-        of key: InodeKey, from source: Int32, _ range: Range<Int64>
+        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>
     ) throws(Errno) {
         var at = range.lowerBound
         while at < range.upperBound {
@@ -74,7 +74,7 @@ package final class DeltaStore: Sendable {
     }
 
     private func storeData(
-        of key: InodeKey, from source: Int32, _ range: Range<Int64>
+        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>
     ) throws(Errno) {
         try reserve(UInt64(range.count))
         let target = try file(of: key, create: true)
@@ -85,14 +85,14 @@ package final class DeltaStore: Sendable {
             let buffer = WorkerThread.buffer(piece)
             let count = try readFully(source, into: buffer, at: at)
             if count == 0 { return }
-            try writeFully(target.raw, UnsafeRawBufferPointer(rebasing: buffer[..<count]), at: at)
+            try writeFully(target, UnsafeRawBufferPointer(rebasing: buffer[..<count]), at: at)
             at += Int64(count)
         }
     }
 
-    private func clone(_ source: Int32, to target: Descriptor, _ range: Range<Int64>) -> Bool {
+    private func clone(_ source: Descriptor, to target: Descriptor, _ range: Range<Int64>) -> Bool {
         do throws(Errno) {
-            try cloneRange(source, to: target.raw, range)
+            try cloneRange(source, to: target, range)
             return true
         } catch {
             // No reflink here, or not for this range: it is copied, which says what is wrong if something is.
@@ -104,20 +104,20 @@ package final class DeltaStore: Sendable {
 
     /// Moves a name into the graveyard: the inode has lost its last name, and lives on there.
     package func bury(
-        _ key: InodeKey, bytes: UInt64, from directory: Int32, _ name: UnsafePointer<CChar>
+        _ key: InodeKey, bytes: UInt64, from directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) {
         try key.fileName.withCString { (grave) throws(Errno) in
-            try rename(at: directory, name, to: graveyard.raw, grave)
+            try rename(at: directory, name, to: graveyard, grave)
         }
         _ = self.bytes.add(bytes, ordering: .relaxed)
     }
 
     /// Gives an inode a further name in the graveyard, before the rename that takes its last one.
     package func linkIntoGraveyard(
-        _ key: InodeKey, bytes: UInt64, from directory: Int32, _ name: UnsafePointer<CChar>
+        _ key: InodeKey, bytes: UInt64, from directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) {
         try key.fileName.withCString { (grave) throws(Errno) in
-            try link(at: directory, name, to: graveyard.raw, grave)
+            try link(at: directory, name, to: graveyard, grave)
         }
         _ = self.bytes.add(bytes, ordering: .relaxed)
     }
@@ -128,15 +128,15 @@ package final class DeltaStore: Sendable {
     /// Opens an inode in the graveyard: for a source without file handles.
     package func openGrave(_ key: InodeKey, _ flags: Int32) throws(Errno) -> Descriptor {
         try key.fileName.withCString { (grave) throws(Errno) in
-            try Descriptor.open(at: graveyard.raw, grave, flags | O_NOFOLLOW)
+            try Descriptor.open(at: graveyard, grave, flags | O_NOFOLLOW)
         }
     }
 
     /// Gives the space of delta files and graveyard back.
     package func discard() throws(Errno) {
         files.removeAll()
-        _ = try removeTree(at: store.directory.raw, Store.snapshotName)
-        _ = try removeTree(at: store.companion.raw, Store.graveyardName)
+        _ = try removeTree(at: store.directory, Store.snapshotName)
+        _ = try removeTree(at: store.companion, Store.graveyardName)
         bytes.store(0, ordering: .relaxed)
     }
 }

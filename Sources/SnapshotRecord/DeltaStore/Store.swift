@@ -48,13 +48,13 @@ package final class Store: Sendable {
         self.path = path ?? defaultPath
         self.source = source
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
-            try FileStatus(of: source.raw)
+            try FileStatus(of: source)
         }
         (companion, madeCompanion) = try Self.openDirectory(
-            at: source.raw, Self.defaultName, path: defaultPath)
+            at: source, Self.defaultName, path: defaultPath)
         if let path {
             (directory, madeDirectory) = try Self.openDirectory(
-                at: AT_FDCWD, FileName(path), path: path)
+                at: .workingDirectory, FileName(path), path: path)
             isElsewhere = true
         } else {
             (directory, madeDirectory) = (companion, false)
@@ -63,12 +63,12 @@ package final class Store: Sendable {
         if madeCompanion {
             // The user's directory keeps its times: only its status change cannot be undone.
             try Self.attempt("restore the times of", sourcePath) { () throws(Errno) in
-                try changeTimes(source.raw, accessed: times.accessed, modified: times.modified)
+                try changeTimes(source, accessed: times.accessed, modified: times.modified)
             }
         }
         hidden = try Self.attempt("read the attributes of", self.path) {
             [companion, directory] () throws(Errno) in
-            [InodeKey(try FileStatus(of: companion.raw)), InodeKey(try FileStatus(of: directory.raw))]
+            [InodeKey(try FileStatus(of: companion)), InodeKey(try FileStatus(of: directory))]
         }
         lock = try Self.takeLock(in: directory, path: self.path)
         try checkFormat(sourcePath: sourcePath, identity: InodeKey(times))
@@ -78,13 +78,13 @@ package final class Store: Sendable {
     /// Removes what an idle store leaves and its directories, if this process made them and nothing else is in them.
     package func close() {
         do throws(Errno) {
-            let times = try FileStatus(of: source.raw)
+            let times = try FileStatus(of: source)
             let leftovers = [(directory, Self.formatName), (directory, Self.lockName)]
             for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             try removeIfPresent(companion, Self.graveyardName, AT_REMOVEDIR)
             if madeCompanion {
                 try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
-                try changeTimes(source.raw, accessed: times.accessed, modified: times.modified)
+                try changeTimes(source, accessed: times.accessed, modified: times.modified)
             }
             if madeDirectory {
                 try removeIfPresent(nil, FileName(path), AT_REMOVEDIR)
@@ -99,7 +99,7 @@ package final class Store: Sendable {
     ) throws(Errno) {
         do throws(Errno) {
             try name.withCString { (string) throws(Errno) in
-                try unlink(at: parent?.raw ?? AT_FDCWD, string, flags)
+                try unlink(at: parent ?? .workingDirectory, string, flags)
             }
         } catch .noSuchFileOrDirectory {
             // Not there: what was asked for.
@@ -120,7 +120,7 @@ package final class Store: Sendable {
 
     /// Opens a directory, made for the daemon's user alone where it does not exist; whether it was made.
     private static func openDirectory(
-        at parent: Int32, _ name: FileName, path: String
+        at parent: Descriptor, _ name: FileName, path: String
     ) throws(StoreError) -> (Descriptor, made: Bool) {
         try attempt("make the store", path) { () throws(Errno) in
             try name.withCString { (string) throws(Errno) in
@@ -141,7 +141,7 @@ package final class Store: Sendable {
     ) throws(StoreError) -> Descriptor {
         let file = try attempt("open the lock of the store", path) { () throws(Errno) in
             try lockName.withCString { (string) throws(Errno) in
-                try Descriptor.open(at: directory.raw, string, O_RDWR | O_CREAT, mode: 0o600)
+                try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
         if flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
@@ -158,20 +158,20 @@ package final class Store: Sendable {
         let path = self.path + "/format"
         let file = try Self.attempt("open", path) { [directory] () throws(Errno) in
             try Self.formatName.withCString { (string) throws(Errno) in
-                try Descriptor.open(at: directory.raw, string, O_RDWR | O_CREAT, mode: 0o600)
+                try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
         let found = try Self.attempt("read", path) { () throws(Errno) in
             let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 1)
             defer { room.deallocate() }
-            let count = try readFully(file.raw, into: room, at: 0)
+            let count = try readFully(file, into: room, at: 0)
             return String(decoding: room[..<count], as: UTF8.self)
         }
         if found.isEmpty {
             try Self.attempt("write", path) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
-                    .map { (bytes) throws(Errno) in try writeFully(file.raw, bytes, at: 0) }
+                    .map { (bytes) throws(Errno) in try writeFully(file, bytes, at: 0) }
             }
             return
         }
@@ -192,8 +192,8 @@ package final class Store: Sendable {
         let companion = companion
         let removed = try Self.attempt("discard what an earlier snapshot left in", path) {
             () throws(Errno) in
-            let delta = try removeTree(at: directory.raw, Self.snapshotName)
-            let graves = try removeTree(at: companion.raw, Self.graveyardName)
+            let delta = try removeTree(at: directory, Self.snapshotName)
+            let graves = try removeTree(at: companion, Self.graveyardName)
             return delta || graves
         }
         if removed {
@@ -205,7 +205,7 @@ package final class Store: Sendable {
 }
 
 /// Removes `name` in `directory` with all that is in it; whether there was something.
-func removeTree(at directory: Int32, _ name: FileName) throws(Errno) -> Bool {
+func removeTree(at directory: Descriptor, _ name: FileName) throws(Errno) -> Bool {
     let opened: Descriptor
     do throws(Errno) {
         opened = try name.withCString { (string) throws(Errno) in
@@ -226,9 +226,9 @@ func removeTree(at directory: Int32, _ name: FileName) throws(Errno) -> Bool {
             hadEntries = true
             more = true
             do throws(Errno) {
-                try unlink(at: opened.raw, entry.name)
+                try unlink(at: opened, entry.name)
             } catch .isDirectory {
-                _ = try removeTree(at: opened.raw, FileName(entry.name))
+                _ = try removeTree(at: opened, FileName(entry.name))
             }
         }
     }

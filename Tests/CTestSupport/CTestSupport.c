@@ -1,0 +1,243 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "CTestSupport.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+const int64_t ts_utime_now = UTIME_NOW;
+const int64_t ts_utime_omit = UTIME_OMIT;
+
+int ts_openat(int directory, const char *path, int flags, uint32_t mode)
+{
+	return openat(directory, path, flags, (mode_t) mode);
+}
+
+ssize_t ts_getdents64(int directory, void *buffer, size_t size)
+{
+	return syscall(SYS_getdents64, directory, buffer, size);
+}
+
+int ts_utimensat(const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns)
+{
+	struct timespec times[2] = {{atime_s, atime_ns}, {mtime_s, mtime_ns}};
+	return utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW);
+}
+
+uint64_t ts_makedev(uint32_t major, uint32_t minor)
+{
+	return makedev(major, minor);
+}
+
+uint32_t ts_minor(uint64_t device)
+{
+	return minor(device);
+}
+
+static int unix_address(struct sockaddr_un *address, const char *path)
+{
+	memset(address, 0, sizeof *address);
+	address->sun_family = AF_UNIX;
+	if (strlen(path) >= sizeof address->sun_path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+int ts_bind_socket(const char *path)
+{
+	struct sockaddr_un address;
+	if (unix_address(&address, path) != 0)
+		return -1;
+	int raw = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (raw < 0)
+		return -1;
+	int result = bind(raw, (struct sockaddr *) &address, sizeof address);
+	int saved = errno;
+	close(raw);
+	errno = saved;
+	return result;
+}
+
+int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length)
+{
+	struct flock lock = {.l_type = (short) type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+	return fcntl(descriptor, F_OFD_SETLK, &lock);
+}
+
+struct thread_call {
+	pthread_t thread;
+	uint32_t user, group, mask;
+	void (*body)(void *);
+	void *context;
+	int result;
+};
+
+/* The raw calls change the calling thread only. */
+static void *call_as_user(void *pointer)
+{
+	struct thread_call *call = pointer;
+	call->result = -1;
+	if (unshare(CLONE_FS) != 0)
+		return NULL;
+	umask((mode_t) call->mask);
+	if (call->user != 0 && (syscall(SYS_setgroups, 0, NULL) != 0 ||
+				syscall(SYS_setresgid, call->group, call->group, call->group) != 0 ||
+				syscall(SYS_setresuid, call->user, call->user, call->user) != 0))
+		return NULL;
+	call->result = 0;
+	call->body(call->context);
+	return NULL;
+}
+
+int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context)
+{
+	struct thread_call call = {.user = user, .group = group, .mask = mask, .body = body, .context = context};
+	if (pthread_create(&call.thread, NULL, call_as_user, &call) != 0)
+		return -1;
+	pthread_join(call.thread, NULL);
+	return call.result;
+}
+
+static void *call_body(void *pointer)
+{
+	struct thread_call *call = pointer;
+	call->body(call->context);
+	return NULL;
+}
+
+void *ts_thread(void (*body)(void *), void *context)
+{
+	struct thread_call *call = calloc(1, sizeof *call);
+	if (!call)
+		return NULL;
+	call->body = body;
+	call->context = context;
+	if (pthread_create(&call->thread, NULL, call_body, call) != 0) {
+		free(call);
+		return NULL;
+	}
+	return call;
+}
+
+void ts_join(void *thread)
+{
+	struct thread_call *call = thread;
+	pthread_join(call->thread, NULL);
+	free(call);
+}
+
+static __thread sigjmp_buf fault;
+static __thread volatile sig_atomic_t expects_fault;
+
+static void did_fault(int number)
+{
+	if (expects_fault)
+		siglongjmp(fault, 1);
+	signal(number, SIG_DFL);
+	raise(number);
+}
+
+static int copy_with_faults(void *target, const void *source, size_t size)
+{
+	struct sigaction action = {.sa_handler = did_fault}, old;
+	int result = -1;
+	sigaction(SIGBUS, &action, &old);
+	if (sigsetjmp(fault, 1) == 0) {
+		expects_fault = 1;
+		memcpy(target, source, size);
+		result = 0;
+	}
+	expects_fault = 0;
+	sigaction(SIGBUS, &old, NULL);
+	return result;
+}
+
+int ts_read_mapping(const void *mapping, void *buffer, size_t size)
+{
+	return copy_with_faults(buffer, mapping, size);
+}
+
+int ts_write_mapping(void *mapping, const void *bytes, size_t size)
+{
+	return copy_with_faults(mapping, bytes, size);
+}
+
+uint64_t ts_hash(uint64_t hash, const void *bytes, size_t size)
+{
+	const uint8_t *at = bytes;
+	hash ^= 0xcbf29ce484222325u;
+	for (; size >= 8; at += 8, size -= 8) {
+		uint64_t word;
+		memcpy(&word, at, 8);
+		hash = (hash ^ word) * 0x9fb21c651e98df25u;
+		hash ^= hash >> 32;
+	}
+	for (; size > 0; at++, size--)
+		hash = (hash ^ *at) * 0x100000001b3u;
+	return hash;
+}
+
+void ts_fill(void *bytes, size_t size, uint64_t seed)
+{
+	uint8_t *at = bytes;
+	uint64_t word = 0;
+	for (size_t i = 0; i < size; i++) {
+		if (i % 8 == 0) {
+			uint64_t z = seed += 0x9e3779b97f4a7c15u;
+			z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+			z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+			word = z ^ z >> 31;
+		}
+		at[i] = (uint8_t) (word >> i % 8 * 8) | 1;
+	}
+}
+
+ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room)
+{
+	struct sockaddr_un address;
+	struct timeval patience = {.tv_sec = 1};
+	size_t count = 0;
+	if (unix_address(&address, path) != 0)
+		return -1;
+	int raw = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (raw < 0)
+		return -1;
+	setsockopt(raw, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	setsockopt(raw, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+	if (connect(raw, (struct sockaddr *) &address, sizeof address) != 0) {
+		int saved = errno;
+		close(raw);
+		errno = saved;
+		return -1;
+	}
+	for (size_t sent = 0; sent < size;) {
+		ssize_t more = send(raw, (const char *) bytes + sent, size - sent, MSG_NOSIGNAL);
+		if (more <= 0)
+			break;
+		sent += (size_t) more;
+	}
+	shutdown(raw, SHUT_WR);
+	while (count < room) {
+		ssize_t more = recv(raw, (char *) answer + count, room - count, 0);
+		if (more <= 0)
+			break;
+		count += (size_t) more;
+	}
+	close(raw);
+	return (ssize_t) count;
+}

@@ -1,0 +1,50 @@
+/* What the tests need of Linux and Swift cannot call or is too slow at without optimization: variadic calls,
+ * macros, a thread of another user, a mapping that may fault, and loops over bytes. */
+#ifndef CTESTSUPPORT_H
+#define CTESTSUPPORT_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/types.h>
+#include <sys/xattr.h>
+
+int ts_openat(int directory, const char *path, int flags, uint32_t mode);
+ssize_t ts_getdents64(int directory, void *buffer, size_t size);
+int ts_utimensat(const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns);
+extern const int64_t ts_utime_now;
+extern const int64_t ts_utime_omit;
+uint64_t ts_makedev(uint32_t major, uint32_t minor);
+uint32_t ts_minor(uint64_t device);
+int ts_bind_socket(const char *path);
+
+/* fcntl(2) with an open file description lock (F_OFD_SETLK) over a range; `type` is F_RDLCK, F_WRLCK or F_UNLCK. */
+int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length);
+
+/* Calls `body` in a thread of its own: with a umask of its own and, where `user` is not 0, as that user with that
+ * group and no others. Returns 0, or -1 when the thread could not become so. */
+int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context);
+/* A thread that calls `body`, to be joined once; NULL when none could be made. */
+void *ts_thread(void (*body)(void *), void *context);
+void ts_join(void *thread);
+
+/* Copies `size` bytes out of a mapping; -1 when that faults (SIGBUS), 0 otherwise. */
+int ts_read_mapping(const void *mapping, void *buffer, size_t size);
+/* Copies `size` bytes into a mapping; -1 when that faults. */
+int ts_write_mapping(void *mapping, const void *bytes, size_t size);
+
+/* A 64-bit hash of `size` bytes, going on from `hash` (0 at first). */
+uint64_t ts_hash(uint64_t hash, const void *bytes, size_t size);
+/* Fills with bytes that follow from `seed`; no byte is 0, so that data can be told from holes. */
+void ts_fill(void *bytes, size_t size, uint64_t seed);
+
+/* Sends `size` bytes to the Unix socket at `path`, and reads the answer until the end, at most a second between
+ * pieces. The number of bytes in `answer`, or -1. */
+ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room);
+#endif

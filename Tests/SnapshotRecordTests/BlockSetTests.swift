@@ -1,0 +1,68 @@
+import SnapshotRecord
+import TestSupport
+import Testing
+
+@Suite struct BlockSetTests {
+    @Test("agrees with a plain set under random insertions", arguments: seeds(20))
+    func model(seed: UInt64) {
+        var random = SeededGenerator(seed: seed)
+        var set = BlockSet()
+        var model: Set<UInt64> = []
+        let limit: UInt64 = 5000
+        for _ in 0..<60 {
+            let length = random.pick([1, 1, 3, 511, 512, 513, 1500])
+            let start = UInt64(random.number(0...4500))
+            let range = start..<min(start + UInt64(length), limit)
+            set.insert(range)
+            model.formUnion(range)
+            #expect(set.count == UInt64(model.count), "seed \(seed)")
+            let probe = UInt64(random.number(0...4999))
+            #expect(set.contains(probe) == model.contains(probe), "seed \(seed)")
+            expectRuns(set, model, limit, seed)
+        }
+    }
+
+    /// Walks the runs, which must cover everything, alternate, and agree with the model.
+    private func expectRuns(_ set: BlockSet, _ model: Set<UInt64>, _ limit: UInt64, _ seed: UInt64) {
+        var at: UInt64 = 0
+        var last: Bool?
+        while at < limit {
+            let (isPresent, end) = set.run(from: at, limit: limit)
+            #expect(end > at && end <= limit, "seed \(seed)")
+            #expect(last != isPresent, "seed \(seed): two runs of a kind beside each other")
+            #expect((at..<end).allSatisfy { model.contains($0) == isPresent }, "seed \(seed)")
+            last = isPresent
+            at = max(end, at + 1)
+        }
+    }
+
+    @Test("a long run is one range, whatever order it came in")
+    func longRun() {
+        var set = BlockSet()
+        let size: UInt64 = 1 << 28  // a file of 1 TiB
+        set.insert(size / 2..<size)
+        set.insert(0..<size / 2)
+        #expect(set.count == size)
+        let (isPresent, end) = set.run(from: 0, limit: size + 1)
+        #expect(isPresent)
+        #expect(end == size)
+    }
+
+    @Test("blocks far apart are found, and what lies between is one run")
+    func farApart() {
+        var set = BlockSet()
+        let far: UInt64 = 1 << 31
+        set.insert(3..<4)
+        set.insert(far..<far + 2000)
+        #expect(set.run(from: 4, limit: 1 << 32) == (false, far))
+        #expect(set.run(from: far, limit: 1 << 32) == (true, far + 2000))
+        #expect(set.run(from: far + 2000, limit: 1 << 32) == (false, 1 << 32))
+    }
+
+    @Test("an empty set has nothing, up to the limit")
+    func empty() {
+        let (isPresent, end) = BlockSet().run(from: 7, limit: 1 << 40)
+        #expect(!isPresent)
+        #expect(end == 1 << 40)
+    }
+}

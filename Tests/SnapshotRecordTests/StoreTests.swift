@@ -1,0 +1,145 @@
+import Glibc
+import LinuxSystem
+import SnapshotRecord
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+
+@Suite struct StoreTests {
+    private func openSource(_ path: Path) throws(Errno) -> Descriptor {
+        try FileName(path.string).withCString { (name) throws(Errno) in
+            try Descriptor.open(at: .workingDirectory, name, O_RDONLY | O_DIRECTORY)
+        }
+    }
+
+    private func openStore(
+        _ source: Path, at path: Path? = nil, note: (String) -> Void = { _ in }
+    ) throws -> Store {
+        try Store(
+            source: try openSource(source), sourcePath: source.string, path: path?.string, note: note)
+    }
+
+    @Test("opening and closing leaves the source as it was, its times too")
+    func leavesNoTrace() throws {
+        try TemporaryDirectory.with { top in
+            try (top / "s").mkdir()
+            let before = try (top / "s").lstat().modified
+            try openStore(top / "s").close()
+            #expect(try (top / "s").entries().isEmpty)
+            #expect(try (top / "s").lstat().modified == before)
+        }
+    }
+
+    @Test("a second opening while the first lasts is refused")
+    func isExclusive() throws {
+        try TemporaryDirectory.with { top in
+            let store = try openStore(top)
+            #expect {
+                try openStore(top)
+            } throws: { error in
+                if case StoreError.inUse = error { true } else { false }
+            }
+            store.close()
+        }
+    }
+
+    @Test("the store of another directory is refused, and nothing in it is changed")
+    func belongsToOne() throws {
+        try TemporaryDirectory.with { top in
+            for name: Path in ["one", "two", "store"] { try (top / name).mkdir() }
+            let store = try openStore(top / "one", at: top / "store")
+            try (top / "store" / "snapshot").mkdir()
+            #expect {
+                try openStore(top / "two", at: top / "store")
+            } throws: { error in
+                if case StoreError.inUse = error { true } else { false }
+            }
+            withExtendedLifetime(store) {}
+        }
+        try TemporaryDirectory.with { top in
+            for name: Path in ["one", "two", "store"] { try (top / name).mkdir() }
+            do {
+                _ = try openStore(top / "one", at: top / "store")
+            }
+            try (top / "store" / "snapshot").mkdir()
+            #expect {
+                try openStore(top / "two", at: top / "store")
+            } throws: { error in
+                if case StoreError.wrongStore = error { true } else { false }
+            }
+            #expect(try (top / "store").entries().contains("snapshot"))
+        }
+    }
+
+    @Test("a format file that is none is named")
+    func damaged() throws {
+        try TemporaryDirectory.with { top in
+            try (top / ".fusesnap").mkdir()
+            try (top / ".fusesnap" / "format").create(Array("something else\n".utf8))
+            #expect {
+                try openStore(top)
+            } throws: { error in
+                if case StoreError.damaged(let file, _) = error { file.hasSuffix("/format") } else { false }
+            }
+        }
+    }
+
+    @Test("what a killed daemon left is discarded, and said")
+    func leftover() throws {
+        try TemporaryDirectory.with { top in
+            do {
+                _ = try openStore(top)
+            }
+            for name: Path in ["snapshot", "graveyard"] {
+                try (top / ".fusesnap" / name).mkdir()
+                try (top / ".fusesnap" / name / "1-2").create(bytes(100))
+            }
+            let notes = Mutex<[String]>([])
+            let store = try openStore(top) { line in notes.withLock { $0.append(line) } }
+            #expect(notes.withLock { $0.count } == 1)
+            #expect(try Set((top / ".fusesnap").entries()) == ["format", "lock"])
+            store.close()
+        }
+    }
+
+    @Test("the delta file keeps data as data and holes as holes, at the same offsets")
+    func originals() throws {
+        try TemporaryDirectory.with { top in
+            let store = try openStore(top)
+            defer { store.close() }
+            let delta = try DeltaStore(in: store, bytesMax: nil)
+            let file = try (top / "f").open(O_RDWR | O_CREAT)
+            try file.writeAll(bytes(8192), at: 0)
+            try file.writeAll(bytes(4096, seed: 2), at: 1 << 20)
+            let key = InodeKey(inode: 1, birth: 2)
+            let source = Descriptor(owning: dup(file.raw))
+            try delta.storeOriginal(of: key, from: source, 4096..<2 << 20)
+            let deltaFile = try delta.file(of: key, create: false)
+            let stored = File(raw: withExtendedLifetime(deltaFile) { dup(deltaFile.raw) })
+            #expect(try stored.read(4096, at: 4096) == Array(bytes(8192)[4096...]))
+            #expect(try stored.read(4096, at: 1 << 20) == bytes(4096, seed: 2))
+            #expect(try stored.dataRanges() == [4096..<8192, 1 << 20..<(1 << 20) + 4096])
+            #expect(delta.storedBytes == 8192)
+            try delta.discard()
+        }
+    }
+
+    @Test("a store beyond its bound says so")
+    func bounded() throws {
+        try TemporaryDirectory.with { top in
+            let store = try openStore(top)
+            defer { store.close() }
+            let delta = try DeltaStore(in: store, bytesMax: 10_000)
+            let file = try (top / "f").open(O_RDWR | O_CREAT)
+            try file.writeAll(bytes(20_000), at: 0)
+            let key = InodeKey(inode: 1, birth: 2)
+            let source = Descriptor(owning: dup(file.raw))
+            try delta.storeOriginal(of: key, from: source, 0..<8192)
+            #expect(throws: Errno.noSpace) {
+                try delta.storeOriginal(of: key, from: source, 8192..<16384)
+            }
+            try delta.discard()
+        }
+    }
+}

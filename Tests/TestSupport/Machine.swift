@@ -1,0 +1,43 @@
+internal import Glibc
+internal import SystemPackage
+
+/// What tests need of the machine they run on.
+package enum Machine {
+    package static let isRoot = geteuid() == 0
+    package static let hasFuse = access("/dev/fuse", R_OK | W_OK) == 0
+    package static let canMount = hasFuse && (isRoot || has("fusermount3"))
+
+    /// Whether PATH has a command of that name.
+    package static func has(_ command: String) -> Bool {
+        let path = environmentValue("PATH") ?? "/usr/bin:/bin"
+        return path.split(separator: ":").contains { access($0 + "/" + command, X_OK) == 0 }
+    }
+
+    package static let needsRoot = "needs root"
+    package static let needsMount = "needs /dev/fuse, and root or fusermount3 (apt-get install fuse3)"
+
+    /// The program under test: FUSESNAP_BINARY, else what the package's build made.
+    package static let binary: String =
+        environmentValue("FUSESNAP_BINARY") ?? buildDirectory + "/fusesnap"
+
+    /// The directory of the test bundle, which the runner is given by its path.
+    private static var buildDirectory: String {
+        for argument in CommandLine.arguments {
+            if let end = argument.range(of: ".xctest") {
+                return directory(of: String(argument[..<end]))
+            }
+        }
+        let package = directory(of: directory(of: directory(of: #filePath)))
+        return package + "/.build/debug"
+    }
+
+    private static func directory(of path: String) -> String {
+        String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+    }
+}
+
+extension String {
+    fileprivate func range(of text: String) -> String.Index? {
+        indices.first { self[$0...].hasPrefix(text) }
+    }
+}

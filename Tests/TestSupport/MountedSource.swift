@@ -1,0 +1,151 @@
+internal import CTestSupport
+internal import Glibc
+internal import SystemPackage
+
+/// A source with a fusesnap mount over or beside it, driven by the real program as a child process.
+package final class MountedSource: Sendable {
+    package let top: Path
+    package let source: Path
+    /// The live view.
+    package let mountpoint: Path
+    package let daemon: Int32
+    private let connection: UInt64
+
+    package var snapshot: Path { mountpoint / ".snapshot" }
+
+    /// A test that hangs in the mount fails after this time: the daemon is killed.
+    private static let hangSeconds = 240.0
+
+    private init(top: Path, source: Path, mountpoint: Path, options: [String]) throws {
+        self.top = top
+        self.source = source
+        self.mountpoint = mountpoint
+        try succeed([Machine.binary, "mount"] + options + [source.string, mountpoint.string], seconds: 30)
+        guard try isMounted(mountpoint) else {
+            throw TestFailure("mount exited with 0, and nothing is mounted on \(mountpoint)")
+        }
+        connection = try mountpoint.stat().device
+        daemon = try Self.status(mountpoint).pid
+    }
+
+    /// Mounts a new source, calls `body`, unmounts and removes all, whatever `body` throws. `prepare` is called with
+    /// the source before it is mounted.
+    package static func with<Result>(
+        options: [String] = [], overItself: Bool = false, prepare: (Path) throws -> Void = { _ in },
+        _ body: (MountedSource) throws -> Result
+    ) throws -> Result {
+        try TemporaryDirectory.with { top in
+            try (top / "source").mkdir()
+            try (top / "mnt").mkdir()
+            try prepare(top / "source")
+            let mount = try MountedSource(
+                top: top, source: top / "source", mountpoint: overItself ? top / "source" : top / "mnt",
+                options: options)
+            return try mount.serve(body)
+        }
+    }
+
+    private func serve<Result>(_ body: (MountedSource) throws -> Result) throws -> Result {
+        let isOver = Flag()
+        let watchdog = try Worker { [self] in
+            let end = ContinuousClock.now + .seconds(Self.hangSeconds)
+            while !isOver.isSet {
+                if ContinuousClock.now > end {
+                    abort()
+                    throw TestFailure("hung for \(Self.hangSeconds) s: the daemon was killed")
+                }
+                usleep(5000)
+            }
+        }
+        do {
+            let result = try body(self)
+            if try isMounted(mountpoint), isAlive { try unmount() }
+            isOver.set()
+            try watchdog.join()
+            if isAlive { throw TestFailure("the daemon \(daemon) lives on after unmount") }
+            return result
+        } catch {
+            isOver.set()
+            abort()
+            try watchdog.join()
+            throw error
+        }
+    }
+
+    /// Kills the daemon; what waits for it in the kernel fails.
+    private func abort() {
+        if isAlive { kill(daemon, SIGKILL) }
+        let control = Path("/sys/fs/fuse/connections/\(ts_minor(connection))/abort")
+        do throws(Errno) {
+            try control.open(O_WRONLY).writeAll([UInt8(ascii: "1")])
+        } catch {
+            // No such connection any more, or not ours: nothing waits for it.
+        }
+    }
+
+    /// Whether the daemon runs: a zombie does not.
+    package var isAlive: Bool {
+        do {
+            let text = String(decoding: try Path("/proc/\(daemon)/stat").contents(), as: UTF8.self)
+            return !(text.split(separator: ")").last?.hasPrefix(" Z") ?? true)
+        } catch {
+            return false
+        }
+    }
+
+    // MARK: The program's verbs
+
+    package func control(_ words: String..., seconds: Double = 120) throws -> Finished {
+        try run([Machine.binary, "ctl"] + words + [mountpoint.string], seconds: seconds)
+    }
+
+    private func require(_ finished: Finished) throws {
+        if finished.code != 0 { throw TestFailure(finished.description) }
+    }
+
+    package func start() throws { try require(control("start")) }
+    package func stop() throws { try require(control("stop")) }
+    package func status() throws -> MountStatus { try Self.status(mountpoint) }
+
+    private static func status(_ mountpoint: Path) throws -> MountStatus {
+        MountStatus(
+            json: try succeed([Machine.binary, "ctl", "status", "--json", mountpoint.string], seconds: 30))
+    }
+
+    /// Ends a snapshot that is active, then unmounts; the daemon has ended afterwards.
+    package func unmount() throws {
+        if try status().state == "active" { try stop() }
+        try succeed([Machine.binary, "unmount", mountpoint.string], seconds: 60)
+        if try isMounted(mountpoint) { throw TestFailure("unmount exited with 0: \(mountpoint) is still mounted") }
+        try waitForEnd()
+    }
+
+    package func waitForEnd() throws {
+        try wait("the daemon's end") { !isAlive }
+    }
+}
+
+/// What `ctl status --json` says.
+package struct MountStatus: Sendable {
+    package let json: String
+
+    package var pid: Int32 { Int32(number("pid")) }
+    package var state: String { text("state") }
+    package var deltaBytes: Int { number("delta_bytes") }
+    package var changedAreas: Int { number("changed_areas") }
+
+    package func has(_ field: String) -> Bool { value(field) != nil }
+
+    package func text(_ field: String) -> String {
+        value(field).map { String($0.drop { $0 == "\"" }.prefix { $0 != "\"" }) } ?? ""
+    }
+
+    package func number(_ field: String) -> Int { value(field).flatMap { Int($0) } ?? -1 }
+
+    /// What follows a field's name, up to the next comma: no value in a status holds one.
+    private func value(_ field: String) -> Substring? {
+        let parts = json.split(separator: "\"\(field)\"", maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2 else { return nil }
+        return parts[1].drop { $0 == ":" || $0 == " " }.prefix { $0 != "," && $0 != "}" && $0 != "\n" }
+    }
+}

@@ -1,0 +1,65 @@
+internal import CTestSupport
+internal import Glibc
+internal import SystemPackage
+
+/// A directory of a test, under FUSESNAP_TEST_BASE where that is set: so any file system can be tested.
+package struct TemporaryDirectory: Sendable {
+    package let path: Path
+
+    private init() throws {
+        let base = environmentValue("FUSESNAP_TEST_BASE") ?? environmentValue("TMPDIR") ?? "/tmp"
+        var template = Array((base + "/fusesnap-test-XXXXXX").utf8CString)
+        guard mkdtemp(&template) != nil else { throw TestFailure("\(base): mkdtemp: \(currentErrno)") }
+        path = Path(template.dropLast().map { UInt8(bitPattern: $0) })
+        try path.chmod(0o755)
+    }
+
+    /// Calls `body` with a new directory, and removes it with all that is mounted in it, whatever `body` throws.
+    package static func with<Result>(_ body: (Path) throws -> Result) throws -> Result {
+        let directory = try TemporaryDirectory()
+        defer { directory.remove() }
+        return try body(directory.path)
+    }
+
+    private func remove() {
+        unmountAll(within: path)
+        removeTree(path)
+    }
+}
+
+/// The mounts of this machine: mount point and type, in the order of mounting.
+package func mounts() throws -> [(point: Path, type: String)] {
+    try Path("/proc/self/mounts").contents().split(separator: UInt8(ascii: "\n")).compactMap { line in
+        let words = line.split(separator: UInt8(ascii: " "))
+        guard words.count > 2 else { return nil }
+        return (Path(words[1]), String(decoding: words[2], as: UTF8.self))
+    }
+}
+
+package func isMounted(_ path: Path) throws -> Bool { try mounts().contains { $0.point == path } }
+
+private func unmountAll(within top: Path) {
+    do {
+        for (point, _) in try mounts().reversed() where point.isWithin(top) {
+            _ = try point.withCString { (path) throws(Errno) in try check(umount2(path, Int32(MNT_DETACH))) }
+        }
+    } catch {
+        complain("cannot unmount all in \(top): \(error)")
+    }
+}
+
+/// Removes what it can; a test must not fail for what it leaves.
+package func removeTree(_ path: Path) {
+    do throws(Errno) {
+        if try path.lstat().kind != .directory { return try path.unlink() }
+        for name in try path.entries() { removeTree(path / name) }
+        try path.rmdir()
+    } catch {
+        complain("cannot remove \(path): \(error)")
+    }
+}
+
+private func complain(_ message: String) {
+    let line = Array((message + "\n").utf8)
+    _ = write(STDERR_FILENO, line, line.count)
+}
