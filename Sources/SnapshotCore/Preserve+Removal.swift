@@ -71,7 +71,7 @@ extension Preserve {
             return false
         }
         record.contents.withLock { $0.place = .graveyard }
-        if store.isOverBound { becomeInexact("the delta is over its bound") }
+        if store.isOverBound { becomeInexact(Self.overBound) }
         return true
     }
 
@@ -161,7 +161,7 @@ extension Preserve {
             record.contents.withLock { $0.place = .graveyard }
             try store.linkIntoGraveyard(
                 record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
-            if store.isOverBound { becomeInexact("the delta is over its bound") }
+            if store.isOverBound { becomeInexact(Self.overBound) }
             return true
         } catch {
             // Not allowed for another's file (protected_hardlinks), too many links, another quota project.

@@ -55,6 +55,8 @@ package final class Preserve: Sendable {
         OverlayView(source: source, map: map, store: store, locations: locations)
     }
 
+    static let overBound = "the store would grow over its bound (--max-delta)"
+
     /// Gives the snapshot up: its reads fail from now on, and nothing more is stored for it.
     package func becomeInexact(_ why: String) {
         if end.becomeInexact(why) { didBecomeInexact(why) }
@@ -72,7 +74,8 @@ package final class Preserve: Sendable {
             try credentials.assumeDaemon()
             try body()
         } catch {
-            becomeInexact("\(what): \(error)")
+            let why = error == .noSpace && store.isOverBound ? Self.overBound : "\(error)"
+            becomeInexact("\(what): \(why)")
         }
     }
 

@@ -43,7 +43,7 @@ package final class SourceTree: Sendable {
 
     /// Whether an inode is one of the store's.
     package func hides(_ status: FileStatus) -> Bool {
-        status.device == device && hidden.contains { $0.inode == status.inode }
+        status.device == device && hidden.contains(InodeKey(status))
     }
 
     /// Whether an entry of a listing is one of the store's.

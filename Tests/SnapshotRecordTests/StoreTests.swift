@@ -44,6 +44,21 @@ import Testing
         }
     }
 
+    @Test("a source has one store at a time, wherever it is")
+    func oneStoreForASource() throws {
+        try TemporaryDirectory.with { top in
+            for name: Path in ["source", "a", "b"] { try (top / name).mkdir() }
+            let store = try openStore(top / "source", at: top / "a")
+            #expect {
+                try openStore(top / "source", at: top / "b")
+            } throws: { error in
+                if case StoreError.inUse = error { true } else { false }
+            }
+            store.close()
+            #expect(try (top / "source").entries().isEmpty)
+        }
+    }
+
     @Test("the store of another directory is refused, and nothing in it is changed")
     func belongsToOne() throws {
         try TemporaryDirectory.with { top in
@@ -100,6 +115,7 @@ import Testing
             #expect(notes.withLock { $0.count } == 1)
             #expect(try Set((top / ".fusesnap").entries()) == ["format", "lock"])
             store.close()
+            #expect(try top.entries().isEmpty)
         }
     }
 

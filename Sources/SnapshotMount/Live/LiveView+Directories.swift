@@ -2,6 +2,7 @@ internal import FuseSession
 internal import Glibc
 internal import LinuxSystem
 internal import SnapshotCore
+internal import SnapshotRecord
 internal import SystemPackage
 
 // Listings: in the source's order, with the source's positions, so that a directory that changes while it is listed
@@ -20,9 +21,12 @@ extension LiveView {
         directory.lock.lock()
         defer { directory.lock.unlock() }
         try directory.reader.seek(to: offset)
+        // In a file system mounted below the source the store's inode numbers mean other files.
+        let holdsStore = try reference(of: node).device == source.device
         var isEmpty = true
         while try directory.reader.next({ (entry) throws(Errno) -> Bool in
             do throws(Errno) {
+                if holdsStore && !entry.isDot && source.hides(entry) { return true }
                 let isAdded = try add(entry, of: node, directory, &buffer)
                 if isAdded { isEmpty = false }
                 return isAdded
@@ -39,7 +43,6 @@ extension LiveView {
         _ buffer: inout DirectoryBuffer
     ) throws(Errno) -> Bool {
         if node == NodeTable.mountRoot && snapshotName.equals(entry.name) { return true }
-        if !entry.isDot && source.hides(entry) { return true }
         if entry.isDot || !buffer.wantsEntries {
             return buffer.append(
                 entry.name, inode: entry.inode, kind: entry.kind, next: entry.next)

@@ -30,12 +30,10 @@ package final class Store: Sendable {
     let companion: Descriptor
     /// What must not be seen in the mount.
     package let hidden: [InodeKey]
-    private let lock: Descriptor
+    private let locks: [Descriptor]
     private let source: Descriptor
-    private let isElsewhere: Bool
-    /// Directories that `init` made, to be removed by `close`.
+    /// Whether `init` made the store's directory elsewhere, to be removed by `close`.
     private let madeDirectory: Bool
-    private let madeCompanion: Bool
 
     /// Opens the store of `source`, making it where it does not exist, and takes it for this process.
     ///
@@ -50,42 +48,65 @@ package final class Store: Sendable {
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
         }
-        (companion, madeCompanion) = try Self.openDirectory(
-            at: source, Self.defaultName, path: defaultPath)
-        if let path {
-            (directory, madeDirectory) = try Self.openDirectory(
-                at: .workingDirectory, FileName(path), path: path)
-            isElsewhere = true
-        } else {
-            (directory, madeDirectory) = (companion, false)
-            isElsewhere = false
-        }
-        if madeCompanion {
-            // The user's directory keeps its times: only its status change cannot be undone.
-            try Self.attempt("restore the times of", sourcePath) { () throws(Errno) in
-                try changeTimes(source, accessed: times.accessed, modified: times.modified)
-            }
-        }
+        (companion, directory, madeDirectory) = try Self.openDirectories(
+            source, sourcePath: sourcePath, times, path: path)
         hidden = try Self.attempt("read the attributes of", self.path) {
-            [companion, directory] () throws(Errno) in
-            [InodeKey(try FileStatus(of: companion)), InodeKey(try FileStatus(of: directory))]
+            [companion, directory] () throws(Errno) -> [InodeKey] in
+            // On another device the same number means another file.
+            try [FileStatus(of: companion), FileStatus(of: directory)]
+                .filter { $0.device == times.device }.map { InodeKey($0) }
         }
-        lock = try Self.takeLock(in: directory, path: self.path)
+        // One daemon for a source, wherever its store is, and one for a store.
+        locks =
+            companion === directory
+            ? [try Self.takeLock(in: directory, path: self.path)]
+            : [
+                try Self.takeLock(in: companion, path: defaultPath),
+                try Self.takeLock(in: directory, path: self.path),
+            ]
         try checkFormat(sourcePath: sourcePath, identity: InodeKey(times))
         try discardLeftover(note)
+    }
+
+    /// Opens or makes the directory in the source, and the store's own where that is elsewhere.
+    private static func openDirectories(
+        _ source: Descriptor, sourcePath: String, _ before: FileStatus, path: String?
+    ) throws(StoreError) -> (companion: Descriptor, directory: Descriptor, made: Bool) {
+        let elsewhere: (Descriptor, made: Bool)? =
+            if let path {
+                try openDirectory(at: .workingDirectory, FileName(path), path: path)
+            } else {
+                nil
+            }
+        do throws(StoreError) {
+            let (companion, made) = try openDirectory(
+                at: source, defaultName, path: sourcePath + "/" + defaultName.description)
+            if made {
+                // The user's directory keeps its times: only its status change cannot be undone.
+                try attempt("restore the times of", sourcePath) { () throws(Errno) in
+                    try changeTimes(source, accessed: before.accessed, modified: before.modified)
+                }
+            }
+            return (companion, elsewhere?.0 ?? companion, elsewhere?.made ?? false)
+        } catch {
+            // In a source that is read-only nothing is ever buried.
+            guard case .system(.readOnlyFileSystem, _, _) = error, let elsewhere else { throw error }
+            return (elsewhere.0, elsewhere.0, elsewhere.made)
+        }
     }
 
     /// Removes what an idle store leaves and its directories, if this process made them and nothing else is in them.
     package func close() {
         do throws(Errno) {
             let times = try FileStatus(of: source)
-            let leftovers = [(directory, Self.formatName), (directory, Self.lockName)]
+            let leftovers = [
+                (directory, Self.formatName), (directory, Self.lockName), (companion, Self.lockName),
+            ]
             for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             try removeIfPresent(companion, Self.graveyardName, AT_REMOVEDIR)
-            if madeCompanion {
-                try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
-                try changeTimes(source, accessed: times.accessed, modified: times.modified)
-            }
+            // By its name it is ours, also where an earlier daemon that was killed made it.
+            try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
+            try changeTimes(source, accessed: times.accessed, modified: times.modified)
             if madeDirectory {
                 try removeIfPresent(nil, FileName(path), AT_REMOVEDIR)
             }
