@@ -61,6 +61,9 @@ let package = Package(
         tests(
             "SnapshotMountTests",
             ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
+        tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
+        tests("MountedTests", ["TestSupport", "CTestSupport", system]),
+        tests("CommandLineTests", ["TestSupport", "CTestSupport", system]),
         tests("ControlSocketTests", ["ControlSocket", "CLinux", system]),
         tests("CommandTests", ["fusesnap", "ControlSocket", argumentParser, system]),
     ],

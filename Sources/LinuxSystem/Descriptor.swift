@@ -41,6 +41,20 @@ package final class Descriptor: Sendable {
     }
 }
 
+extension Descriptor {
+    /// `reopen` with O_NOATIME, where that is allowed: it is not for another user's file without privilege, and then
+    /// reading shows in the access time.
+    package static func reopenQuietly(
+        _ descriptor: Descriptor, _ flags: Int32
+    ) throws(Errno) -> Descriptor {
+        do throws(Errno) {
+            return try reopen(descriptor, flags | O_NOATIME)
+        } catch .notPermitted {
+            return try reopen(descriptor, flags)
+        }
+    }
+}
+
 /// Calls `body` with the path of the link in /proc that leads to what `descriptor` refers to: the way to calls
 /// that refuse an O_PATH descriptor. It leads to the inode itself, a symbolic link's too.
 package func withLink<Result>(

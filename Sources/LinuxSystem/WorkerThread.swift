@@ -30,6 +30,8 @@ package struct Credentials: Sendable {
 
     /// CAP_SYS_RESOURCE: lifts quotas and opens the blocks reserved for root.
     private static let resourceCapability: UInt32 = 24
+    /// CAP_FSETID: keeps set-id bits when data change.
+    private static let setIDCapability: UInt64 = 1 << 4
 
     /// Those of the daemon. As root, gives up CAP_SYS_RESOURCE for all threads that come after.
     package init() throws(Errno) {
@@ -40,8 +42,12 @@ package struct Credentials: Sendable {
         capabilities = cl_permitted_capabilities()
     }
 
-    /// The calling thread works as `user` from now on, and makes files with `mask` as its umask.
-    package func assume(user: UInt32, group: UInt32, mask: UInt32) throws(Errno) {
+    /// The calling thread works as `user` from now on, and makes files with `mask` as its umask. `keepsSetID` false
+    /// for a change of data: then the source takes set-id bits and file capabilities away, as it does where the user
+    /// writes to it directly; root's changes keep them.
+    package func assume(
+        user: UInt32, group: UInt32, mask: UInt32, keepsSetID: Bool = true
+    ) throws(Errno) {
         guard let worker = cl_this_worker() else {
             preconditionFailure("every thread has thread-local storage")
         }
@@ -52,6 +58,7 @@ package struct Credentials: Sendable {
             worker.pointee.mask = mask
             worker.pointee.user = geteuid()
             worker.pointee.group = getegid()
+            worker.pointee.effective = capabilities
             worker.pointee.assumed = 1
         }
         if worker.pointee.mask != mask {
@@ -59,10 +66,15 @@ package struct Credentials: Sendable {
             worker.pointee.mask = mask
         }
         guard switchesUsers else { return }
-        if worker.pointee.user != user || worker.pointee.group != group {
-            try checked { cl_assume_user(user, group, capabilities) }
+        let effective =
+            keepsSetID || user == 0 ? capabilities : capabilities & ~Self.setIDCapability
+        if worker.pointee.user != user || worker.pointee.group != group
+            || worker.pointee.effective != effective
+        {
+            try checked { cl_assume_user(user, group, effective) }
             worker.pointee.user = user
             worker.pointee.group = group
+            worker.pointee.effective = effective
         }
     }
 

@@ -38,6 +38,8 @@ package final class Preserve: Sendable {
     package let end = SnapshotEnd()
     let locations = LocationTable()
     private let credentials: Credentials
+    /// Files whose originals are being read.
+    private let readers = DescriptorCache<InodeKey>(capacity: 64)
     /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
     private let didBecomeInexact: @Sendable (String) -> Void
 
@@ -172,17 +174,23 @@ package final class Preserve: Sendable {
         }
     }
 
-    /// A descriptor of the inode to read from; nil where this user may not read it.
+    /// A descriptor of the inode to read from, which leaves its access time alone; nil where this user may not read
+    /// it.
     private func reader(
         of target: ChangeTarget, _ record: InodeRecord
     ) throws(Errno) -> Descriptor? {
-        if target.isReadable { return target.descriptor }
+        if let kept = readers.descriptor(for: record.key) { return kept }
+        let opened: Descriptor
         do throws(Errno) {
-            return try Descriptor.reopen(target.descriptor, O_RDONLY | O_NONBLOCK)
+            opened = try Descriptor.reopenQuietly(target.descriptor, O_RDONLY | O_NONBLOCK)
         } catch .permissionDenied {
+            // What the application holds open may be read through its own descriptor.
+            if target.isReadable { return target.descriptor }
             record.contents.withLock { $0.isUnreadable = true }
             return nil
         }
+        readers.keep(opened, for: record.key)
+        return opened
     }
 
     /// Preserves all data of an inode, however much.

@@ -43,7 +43,15 @@ package final class Child: Sendable {
         var envp: [UnsafeMutablePointer<CChar>?] = Self.variables(environment).map { strdup($0) } + [nil]
         defer { for word in argv + envp { free(word) } }
         var child = pid_t()
-        let result = posix_spawnp(&child, words[0], &actions, nil, &argv, &envp)
+        // The threads that run tests block signals, which a command must not inherit.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var noSignals = sigset_t()
+        sigemptyset(&noSignals)
+        posix_spawnattr_setsigmask(&attributes, &noSignals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        let result = posix_spawnp(&child, words[0], &actions, &attributes, &argv, &envp)
         guard result == 0 else { throw TestFailure("\(words): \(Errno(rawValue: result))") }
         pid = child
     }

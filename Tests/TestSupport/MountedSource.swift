@@ -129,6 +129,8 @@ package final class MountedSource: Sendable {
 package struct MountStatus: Sendable {
     package let json: String
 
+    package init(json: String) { self.json = json }
+
     package var pid: Int32 { Int32(number("pid")) }
     package var state: String { text("state") }
     package var deltaBytes: Int { number("delta_bytes") }

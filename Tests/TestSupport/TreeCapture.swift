@@ -8,8 +8,10 @@ package enum Fact: String, CaseIterable, Sendable {
 }
 
 /// Everything a backup keeps of a tree. Paths are relative to its root, which is `.` itself.
-package struct TreeCapture: Equatable, Sendable {
+package struct TreeCapture: Sendable {
     package private(set) var files: [Path: [Fact: String]] = [:]
+    /// Not compared: a snapshot has numbers of its own.
+    package private(set) var inodes: [Path: UInt64] = [:]
 
     /// Names that a mount's root and its source have on top of the tree.
     private static let hidden: Set<Path> = [".snapshot", ".fusesnap"]
@@ -51,6 +53,7 @@ package struct TreeCapture: Equatable, Sendable {
             groups[InodeKey(device: status.device, inode: status.inode), default: []].append(relative)
         }
         files[relative] = facts
+        inodes[relative] = status.inode
         if status.kind != .directory { return }
         for name in try path.entries() where relative != "." || !Self.hidden.contains(name) {
             try visit(path / name, relative == "." ? name : relative / name, &groups)
@@ -93,11 +96,11 @@ package struct TreeCapture: Equatable, Sendable {
         return lines
     }
 
-    /// Paths that are in both captures, with the times that changed from this one to the later.
+    /// Paths that are the same file in both captures, with the times that changed from this one to the later.
     package func changedTimes(_ later: TreeCapture) -> [Path: Set<Fact>] {
         var result: [Path: Set<Fact>] = [:]
         for (path, facts) in files {
-            guard let now = later.files[path] else { continue }
+            guard let now = later.files[path], inodes[path] == later.inodes[path] else { continue }
             result[path] = Set([.mtime, .ctime].filter { facts[$0] != now[$0] })
         }
         return result

@@ -62,6 +62,7 @@ struct cl_worker {
 	size_t buffer_size;
 	uint32_t user;		/* what cl_assume_user was called with last */
 	uint32_t group;
+	uint64_t effective;	/* the capabilities set last */
 	uint32_t mask;		/* the umask set last */
 	int assumed;		/* whether user, group and mask are valid */
 	unsigned int slot;	/* the worker's slot of the gate, plus one */

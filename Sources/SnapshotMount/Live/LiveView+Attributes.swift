@@ -24,7 +24,7 @@ extension LiveView {
         let cutOff = wanted.size.map { $0..<Int64.max }
         return try change(target, data: cutOff) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assume(context)
+            if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
             if wanted.user != nil || wanted.group != nil {
                 try changeOwner(

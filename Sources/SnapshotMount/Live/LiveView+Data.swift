@@ -60,7 +60,7 @@ extension LiveView {
         let target = try target(of: node)
         let file = try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assume(context)
+            try assumeWriter(context)
             return try opened()
         }
         return OpenReply(handle: Handle.make(file), keepsCache: false)
@@ -136,7 +136,7 @@ extension LiveView {
         let file = Handle.object(handle, as: OpenFile.self)
         let range = offset..<offset + Int64(data.count)
         return try change(file.target, data: range) { (_) throws(Errno) in
-            try assume(context)
+            try assumeWriter(context)
             return try writeMost(file.descriptor, data, at: offset)
         }
     }
@@ -174,7 +174,7 @@ extension LiveView {
         let range = changesData && !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
         try change(file.target, data: range) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: file.target)
-            try assume(context)
+            try assumeWriter(context)
             try LinuxSystem.allocate(
                 file.descriptor, mode: mode, offset: offset, length: length)
         }
@@ -190,7 +190,7 @@ extension LiveView {
         let range = newOffset..<newOffset + Int64(length)
         return try change(output.target, data: range) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: output.target)
-            try assume(context)
+            try assumeWriter(context)
             var from = Int(offset)
             var to = Int(newOffset)
             return try checked {

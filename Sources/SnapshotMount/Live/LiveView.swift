@@ -116,10 +116,16 @@ final class LiveView: Sendable {
         }
     }
 
-    /// The calling thread makes or writes files as the user who asks.
+    /// The calling thread makes files as the user who asks.
     func assume(_ context: RequestContext) throws(Errno) {
         try credentials.assume(
             user: context.user, group: context.group, mask: context.mask)
+    }
+
+    /// The calling thread changes data as the user who asks.
+    func assumeWriter(_ context: RequestContext) throws(Errno) {
+        try credentials.assume(
+            user: context.user, group: context.group, mask: context.mask, keepsSetID: false)
     }
 }
 

@@ -48,50 +48,52 @@ package final class Store: Sendable {
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
         }
-        (companion, directory, madeDirectory) = try Self.openDirectories(
-            source, sourcePath: sourcePath, times, path: path)
+        let identity = InodeKey(times)
+        if let path {
+            // Somebody else's store is refused before anything is made in the source.
+            (directory, madeDirectory) = try Self.openDirectory(
+                at: .workingDirectory, FileName(path), path: path)
+            let lock = try Self.takeLock(in: directory, path: path)
+            try Self.checkFormat(of: directory, path: path, sourcePath: sourcePath, identity)
+            companion = try Self.openCompanion(source, defaultPath, times) ?? directory
+            // One daemon for a store, and one for a source, wherever its store is.
+            locks =
+                companion === directory
+                ? [lock] : [lock, try Self.takeLock(in: companion, path: defaultPath)]
+        } else {
+            guard let own = try Self.openCompanion(source, defaultPath, times) else {
+                throw .system(.readOnlyFileSystem, action: "make the store", path: defaultPath)
+            }
+            (directory, companion, madeDirectory) = (own, own, false)
+            locks = [try Self.takeLock(in: own, path: defaultPath)]
+            try Self.checkFormat(of: own, path: defaultPath, sourcePath: sourcePath, identity)
+        }
         hidden = try Self.attempt("read the attributes of", self.path) {
             [companion, directory] () throws(Errno) -> [InodeKey] in
             // On another device the same number means another file.
             try [FileStatus(of: companion), FileStatus(of: directory)]
                 .filter { $0.device == times.device }.map { InodeKey($0) }
         }
-        // One daemon for a source, wherever its store is, and one for a store.
-        locks =
-            companion === directory
-            ? [try Self.takeLock(in: directory, path: self.path)]
-            : [
-                try Self.takeLock(in: companion, path: defaultPath),
-                try Self.takeLock(in: directory, path: self.path),
-            ]
-        try checkFormat(sourcePath: sourcePath, identity: InodeKey(times))
         try discardLeftover(note)
     }
 
-    /// Opens or makes the directory in the source, and the store's own where that is elsewhere.
-    private static func openDirectories(
-        _ source: Descriptor, sourcePath: String, _ before: FileStatus, path: String?
-    ) throws(StoreError) -> (companion: Descriptor, directory: Descriptor, made: Bool) {
-        let elsewhere: (Descriptor, made: Bool)? =
-            if let path {
-                try openDirectory(at: .workingDirectory, FileName(path), path: path)
-            } else {
-                nil
-            }
+    /// Opens or makes the directory in the source, which keeps its times; nil where the source is read-only, so that
+    /// nothing is ever buried.
+    private static func openCompanion(
+        _ source: Descriptor, _ path: String, _ before: FileStatus
+    ) throws(StoreError) -> Descriptor? {
         do throws(StoreError) {
-            let (companion, made) = try openDirectory(
-                at: source, defaultName, path: sourcePath + "/" + defaultName.description)
+            let (companion, made) = try openDirectory(at: source, defaultName, path: path)
             if made {
-                // The user's directory keeps its times: only its status change cannot be undone.
-                try attempt("restore the times of", sourcePath) { () throws(Errno) in
+                // Only the status change of the user's directory cannot be undone.
+                try attempt("restore the times of the directory above", path) { () throws(Errno) in
                     try changeTimes(source, accessed: before.accessed, modified: before.modified)
                 }
             }
-            return (companion, elsewhere?.0 ?? companion, elsewhere?.made ?? false)
+            return companion
         } catch {
-            // In a source that is read-only nothing is ever buried.
-            guard case .system(.readOnlyFileSystem, _, _) = error, let elsewhere else { throw error }
-            return (elsewhere.0, elsewhere.0, elsewhere.made)
+            guard case .system(.readOnlyFileSystem, _, _) = error else { throw error }
+            return nil
         }
     }
 
@@ -174,37 +176,39 @@ package final class Store: Sendable {
     }
 
     /// The first line says what this is, the second names the source's root by number and birth.
-    private func checkFormat(sourcePath: String, identity: InodeKey) throws(StoreError) {
+    private static func checkFormat(
+        of directory: Descriptor, path: String, sourcePath: String, _ identity: InodeKey
+    ) throws(StoreError) {
         let expected = "fusesnap store 1\nsource \(identity.fileName) \(sourcePath)\n"
-        let path = self.path + "/format"
-        let file = try Self.attempt("open", path) { [directory] () throws(Errno) in
-            try Self.formatName.withCString { (string) throws(Errno) in
+        let file = path + "/format"
+        let opened = try attempt("open", file) { () throws(Errno) in
+            try formatName.withCString { (string) throws(Errno) in
                 try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
-        let found = try Self.attempt("read", path) { () throws(Errno) in
+        let found = try attempt("read", file) { () throws(Errno) in
             let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 1)
             defer { room.deallocate() }
-            let count = try readFully(file, into: room, at: 0)
+            let count = try readFully(opened, into: room, at: 0)
             return String(decoding: room[..<count], as: UTF8.self)
         }
         if found.isEmpty {
-            try Self.attempt("write", path) { () throws(Errno) in
+            try attempt("write", file) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
-                    .map { (bytes) throws(Errno) in try writeFully(file, bytes, at: 0) }
+                    .map { (bytes) throws(Errno) in try writeFully(opened, bytes, at: 0) }
             }
             return
         }
         let lines = found.split(separator: "\n")
         guard lines.count == 2, lines[0].hasPrefix("fusesnap store ") else {
-            throw .damaged(file: path, problem: "it is not the head of a fusesnap store")
+            throw .damaged(file: file, problem: "it is not the head of a fusesnap store")
         }
         guard lines[0] == "fusesnap store 1" else {
-            throw .damaged(file: path, problem: "it was written by a later version (\(lines[0]))")
+            throw .damaged(file: file, problem: "it was written by a later version (\(lines[0]))")
         }
         guard lines[1].hasPrefix("source \(identity.fileName) ") else {
-            throw .wrongStore(path: self.path, found: String(lines[1]))
+            throw .wrongStore(path: path, found: String(lines[1]))
         }
     }
 

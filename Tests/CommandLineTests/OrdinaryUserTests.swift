@@ -1,0 +1,125 @@
+import Glibc
+import SystemPackage
+import TestSupport
+import Testing
+
+/// A user without privileges mounts through fusermount3; the tests are root's, to be able to become one.
+@Suite(
+    .serialized,
+    .enabled(
+        if: Machine.isRoot && Machine.canMount && Machine.has("fusermount3") && Machine.has("setpriv"),
+        "needs root, /dev/fuse, fusermount3 and setpriv"))
+struct OrdinaryUserTests {
+    private static let user: UInt32 = 1000
+
+    /// A command as a user, with a runtime directory of the user's own.
+    private struct Person {
+        let user: UInt32
+        let runtime: Path
+        let binary: Path
+
+        func run(_ words: String...) throws -> Finished { try run(words) }
+
+        func run(_ words: [String]) throws -> Finished {
+            let drop = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--clear-groups"]
+            let environment = ["XDG_RUNTIME_DIR": runtime.string, "HOME": runtime.string]
+            return try TestSupport.run(drop + [binary.string] + words, in: "/", environment: environment)
+        }
+
+        func succeed(_ words: String...) throws {
+            let finished = try run(words)
+            if finished.code != 0 { throw TestFailure(finished.description) }
+        }
+    }
+
+    /// Calls `body` with a directory that has source/ and mnt/ of the user, and the program where the user can run it.
+    private func with(_ body: (_ top: Path, _ mine: Person, _ theirs: Person) throws -> Void) throws {
+        try TemporaryDirectory.with { top in
+            try succeed(["cp", Machine.binary, (top / "fusesnap").string])
+            try (top / "fusesnap").chmod(0o755)
+            for name: Path in ["source", "mnt", "run", "run2"] {
+                try (top / name).mkdir(mode: 0o700)
+                try (top / name).chown(user: Self.user, group: Self.user)
+            }
+            try (top / "run2").chown(user: 1001, group: 1001)
+            let mine = Person(user: Self.user, runtime: top / "run", binary: top / "fusesnap")
+            let theirs = Person(user: 1001, runtime: top / "run2", binary: top / "fusesnap")
+            try body(top, mine, theirs)
+        }
+    }
+
+    @Test("a user mounts, takes a snapshot, reads it, stops and unmounts")
+    func mainJob() throws {
+        try with { top, mine, _ in
+            let (source, point) = ((top / "source").string, (top / "mnt").string)
+            try mine.succeed("mount", source, point)
+            #expect(try isMounted(top / "mnt"))
+            try asUser(Self.user) {
+                try (top / "mnt/file").create(bytes(20_000))
+                try (top / "mnt/d").mkdir()
+            }
+            try mine.succeed("ctl", "start", point)
+            try asUser(Self.user) {
+                let atCut = try TreeCapture(top / "mnt")
+                try (top / "mnt/file").write(bytes(100, seed: 2), at: 5_000)
+                try (top / "mnt/d").rename(to: top / "mnt/e")
+                try (top / "mnt/new").create()
+                #expect(atCut.differences(try TreeCapture(top / "mnt/.snapshot")) == [])
+                try (top / "mnt/file").unlink()
+                #expect(atCut.differences(try TreeCapture(top / "mnt/.snapshot")) == [])
+            }
+            try mine.succeed("ctl", "stop", point)
+            try mine.succeed("unmount", point)
+            #expect(try !isMounted(top / "mnt"))
+            #expect(try Set((top / "source").entries()).isSuperset(of: ["e", "new"]))
+        }
+    }
+
+    @Test("another user may not control a mount, and root may")
+    func control() throws {
+        try with { top, _, theirs in
+            // Root looks where a user's sockets are by default.
+            let mine = Person(user: Self.user, runtime: "", binary: top / "fusesnap")
+            let point = (top / "mnt").string
+            try mine.succeed("mount", (top / "source").string, point)
+            for words in [
+                ["ctl", "start", point], ["ctl", "stop", point], ["ctl", "status", point], ["unmount", point],
+            ] {
+                let finished = try theirs.run(words)
+                #expect(finished.code == 1 && !finished.errors.isEmpty, "\(finished)")
+            }
+            #expect(try isMounted(top / "mnt"))
+            let started = try run([Machine.binary, "ctl", "start", point], environment: ["XDG_RUNTIME_DIR": ""])
+            #expect(started.code == 0, "\(started)")
+            try mine.succeed("ctl", "stop", point)
+            try mine.succeed("unmount", point)
+        }
+    }
+
+    @Test("root's mount is not a user's to control")
+    func rootsMount() throws {
+        try MountedSource.with { mount in
+            try TemporaryDirectory.with { top in
+                try succeed(["cp", Machine.binary, (top / "fusesnap").string])
+                let person = Person(user: Self.user, runtime: top, binary: top / "fusesnap")
+                for verb in ["start", "stop", "status"] {
+                    let finished = try person.run("ctl", verb, mount.mountpoint.string)
+                    #expect(finished.code == 1 && !finished.errors.isEmpty, "\(finished)")
+                }
+                #expect(try person.run("unmount", mount.mountpoint.string).code == 1)
+                #expect(try mount.status().state == "idle")
+            }
+        }
+    }
+
+    @Test("a source without permission is refused")
+    func noPermission() throws {
+        try with { top, mine, _ in
+            try (top / "source").chown(user: 0, group: 0)
+            let finished = try mine.run("mount", (top / "source").string, (top / "mnt").string)
+            #expect(finished.code == 1 && finished.errors.contains((top / "source").string), "\(finished)")
+            #expect(try !isMounted(top / "mnt"))
+            #expect(try (top / "source").entries() == [])
+        }
+    }
+}

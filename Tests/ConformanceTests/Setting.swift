@@ -1,0 +1,51 @@
+import TestSupport
+import Testing
+
+/// Where a test of the conformance suite runs: the same functions must pass on each.
+enum Setting: String, CaseIterable, Sendable, CustomTestStringConvertible {
+    /// No FUSE at all: shows that the test asks for what the file system below does.
+    case plain = "plain directory"
+    case idle = "idle mount"
+    case active = "mount with a snapshot active"
+    case overItself = "mount over itself"
+
+    var testDescription: String { rawValue }
+
+    static var available: [Setting] { Machine.canMount ? allCases : [.plain] }
+
+    /// Calls `body` with an empty directory.
+    func run(_ body: (Place) throws -> Void) throws {
+        switch self {
+        case .plain:
+            try TemporaryDirectory.with { try body(Place(root: $0, mount: nil, isActive: false)) }
+        case .idle, .active, .overItself:
+            try MountedSource.with(overItself: self == .overItself) { mount in
+                if self == .active { try mount.start() }
+                try body(Place(root: mount.mountpoint, mount: mount, isActive: self == .active))
+            }
+        }
+    }
+}
+
+/// The directory of a test.
+struct Place {
+    let root: Path
+    let mount: MountedSource?
+    fileprivate let isActive: Bool
+
+    fileprivate init(root: Path, mount: MountedSource?, isActive: Bool) {
+        self.root = root
+        self.mount = mount
+        self.isActive = isActive
+    }
+
+    static func / (place: Place, name: Path) -> Path { place.root / name }
+
+    /// Where a snapshot is active: takes it anew, so that it holds what the test has made so far and every later
+    /// change must be intercepted.
+    func cut() throws {
+        guard isActive, let mount else { return }
+        try mount.stop()
+        try mount.start()
+    }
+}
