@@ -140,6 +140,48 @@ package final class Preserve: Sendable {
         return isDone
     }
 
+    /// Before space is allocated for the bytes in `range` of a file, with their data unchanged: what was a hole at the
+    /// cut is recorded as one, since allocated space may show as data.
+    package func willAllocate(of target: ChangeTarget, _ range: Range<Int64>) {
+        guard let record = record(of: target.reference) else { return }
+        guard let attributes = preserveAttributes(of: target, record) else { return }
+        let size = attributes.status.size
+        let upper = min(range.upperBound, size)
+        guard range.lowerBound < upper else { return }
+        let isUnreadable = record.contents.withLock { $0.isUnreadable }
+        if isUnreadable { return }
+        storing("the holes of inode \(target.key.inode) could not be preserved") {
+            () throws(Errno) in
+            try record.firstChange.withLock { (_) throws(Errno) -> Void in
+                guard let reader = try reader(of: target, record) else { return }
+                try preserveHoles(of: record, reader, range.lowerBound..<upper, size: size)
+            }
+        }
+    }
+
+    private func preserveHoles(
+        of record: InodeRecord, _ reader: Descriptor, _ range: Range<Int64>, size: Int64
+    ) throws(Errno) {
+        let block = RecordLimits.blockBytes
+        var at = range.lowerBound / block * block
+        while at < range.upperBound {
+            let data = min(try seek(reader, SEEK_DATA, from: at) ?? size, size)
+            // Whole blocks only; the last one of the file is whole where the file ends.
+            let first = UInt64((at + block - 1) / block)
+            let end = UInt64((data == size ? data + block - 1 : data) / block)
+            if first < end {
+                let added = record.contents.withLock { contents in
+                    let before = contents.blocks.count
+                    contents.blocks.insert(first..<end)
+                    return contents.blocks.count - before
+                }
+                map.countAreas(added)
+            }
+            guard data < range.upperBound else { return }
+            at = try seek(reader, SEEK_HOLE, from: data) ?? size
+        }
+    }
+
     private func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
         let block = RecordLimits.blockBytes
         return UInt64(range.lowerBound / block)..<UInt64((range.upperBound + block - 1) / block)

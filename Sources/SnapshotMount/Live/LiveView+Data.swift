@@ -171,9 +171,11 @@ extension LiveView {
         let file = Handle.object(handle, as: OpenFile.self)
         let changesData = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0
         let (end, isTooFar) = offset.addingReportingOverflow(length)
-        let range = changesData && !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
-        try change(file.target, data: range) { (snapshot) throws(Errno) in
+        // What the source will refuse changes nothing.
+        let range = !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
+        try change(file.target, data: changesData ? range : nil) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: file.target)
+            if let range, !changesData { snapshot?.willAllocate(of: file.target, range) }
             try assumeWriter(context)
             try LinuxSystem.allocate(
                 file.descriptor, mode: mode, offset: offset, length: length)
