@@ -37,10 +37,10 @@ package final class MountedFileSystem: FileSystemOperations {
         lifecycle.observe(
             SnapshotLifecycle.Observer(
                 didStart: { [snapshots] preserve in snapshots.begin(preserve) },
-                didStop: { [snapshots] in
-                    let open = snapshots.end()
+                didStop: { [snapshots] in snapshots.end() },
+                forget: { [snapshots] in
                     forgetSnapshot()
-                    for node in open { session.invalidateData(node: node) }
+                    for node in snapshots.openNodesLeft { session.invalidateData(node: node) }
                 },
                 didBecomeInexact: { [lifecycle] reason in
                     // On a thread of its own: the worker that calls may hold what this waits for.

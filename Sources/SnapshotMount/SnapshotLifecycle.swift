@@ -58,8 +58,11 @@ package final class SnapshotLifecycle: Sendable {
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
     package struct Observer: Sendable {
         package var didStart: @Sendable (Preserve) -> Void
-        /// The snapshot has ended: nothing of it may be served or cached any more.
+        /// The snapshot has ended: nothing of it may be served any more.
         package var didStop: @Sendable () -> Void
+        /// Makes the kernel forget what it has cached of the snapshot. It may wait for requests that are under way,
+        /// so it is called without any lock.
+        package var forget: @Sendable () -> Void
         /// The snapshot has become inexact, for the reason given. Called by a worker: must not wait.
         package var didBecomeInexact: @Sendable (String) -> Void
     }
@@ -124,9 +127,10 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     /// Ends the snapshot and gives its space back. Throws ENODATA where none is active, and what removing the
-    /// store's files threw: the snapshot has ended then all the same.
-    package func stop() throws(Errno) -> Summary {
-        try transitions.withLock { (_) throws(Errno) -> Summary in
+    /// store's files threw: the snapshot has ended then all the same. `isServing` false: no worker answers the
+    /// kernel any more, so it is not spoken to.
+    package func stop(isServing: Bool = true) throws(Errno) -> Summary {
+        let (summary, problem) = try transitions.withLock { (_) throws(Errno) -> (Summary, Errno?) in
             guard let ending = generation.withLock({ $0 }) else { throw .noData }
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
@@ -136,10 +140,18 @@ package final class SnapshotLifecycle: Sendable {
                 return summary
             }
             observer.mutex.withLock { $0 }?.didStop()
-            try credentials.assumeDaemon()
-            try ending.preserve.store.discard()
-            return summary
+            do throws(Errno) {
+                try credentials.assumeDaemon()
+                try ending.preserve.store.discard()
+                return (summary, nil)
+            } catch {
+                return (summary, error)
+            }
         }
+        // Not under the lock: the kernel may hold a directory for a request whose worker waits for it.
+        if isServing { observer.mutex.withLock { $0 }?.forget() }
+        if let problem { throw problem }
+        return summary
     }
 
     /// Gives the space of the active snapshot's delta back, which makes it inexact; whether there was any to give.

@@ -86,7 +86,7 @@ final class Controller: SnapshotController {
             throw ControlFailure(problem.isBusy ? .busy : .failed, problem.message)
         }
         do throws(Errno) {
-            _ = try lifecycle.stop()
+            _ = try lifecycle.stop(isServing: false)
         } catch {
             // None was active; or its files could not be removed, which the next mount tries again.
         }

@@ -172,7 +172,7 @@ struct Daemon {
     private func endSnapshot(_ lifecycle: SnapshotLifecycle) {
         guard lifecycle.summary != nil else { return }
         do throws(Errno) {
-            _ = try lifecycle.stop()
+            _ = try lifecycle.stop(isServing: false)
             Log.standard.warning(
                 "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
         } catch {

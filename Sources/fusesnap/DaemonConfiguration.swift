@@ -9,8 +9,6 @@ struct DaemonConfiguration: Equatable, Sendable {
     /// The store's absolute path; nil: the default in the source.
     var store: String?
     var maxDelta: ByteSize?
-    /// Mounts although something could write to the source past the mount.
-    var force: Bool
     var options: MountOptions
     var isForeground: Bool
 

@@ -29,9 +29,6 @@ struct Mount: ParsableCommand {
         transform: ByteSize.parse)
     var maxDelta: ByteSize?
 
-    @Flag(help: "Mount although something could write to the source past the mount.")
-    var force = false
-
     @Option(
         name: .customShort("o", allowingJoined: true),
         help: ArgumentHelp("Mount options, separated by commas.", valueName: "opt,..."))
@@ -87,7 +84,7 @@ struct Mount: ParsableCommand {
             source: source, mountpoint: mountpoint, options: options)
         return DaemonConfiguration(
             sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: mode,
-            store: store.map(Paths.absolute), maxDelta: maxDelta, force: force, options: options,
+            store: store.map(Paths.absolute), maxDelta: maxDelta, options: options,
             isForeground: foreground)
     }
 }

@@ -75,7 +75,7 @@ extension LiveView {
         let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
         do throws(Errno) {
             return try change { (snapshot) throws(Errno) in
-                snapshot?.willChangeEntry(in: directory, name, now: .absent)
+                if let snapshot { try willMake(name, in: directory, snapshot) }
                 try assume(context)
                 let made = try Descriptor.open(
                     at: directory.descriptor, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)

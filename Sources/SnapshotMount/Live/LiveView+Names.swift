@@ -32,7 +32,7 @@ extension LiveView {
         try checkName(parent, name)
         let directory = try target(of: parent)
         return try change { (snapshot) throws(Errno) in
-            snapshot?.willChangeEntry(in: directory, name, now: .absent)
+            if let snapshot { try willMake(name, in: directory, snapshot) }
             try assume(context)
             try body(directory.descriptor)
             if let snapshot {
@@ -40,6 +40,20 @@ extension LiveView {
             }
             return try entry(parent, directory.descriptor, name)
         }
+    }
+
+    /// Before a name is made. The kernel found none; where one was made beside the mount since, it is that which the
+    /// snapshot has, and making it will fail.
+    func willMake(
+        _ name: UnsafePointer<CChar>, in directory: ChangeTarget, _ snapshot: Preserve
+    ) throws(Errno) {
+        var now = RecordedEntry.absent
+        do throws(Errno) {
+            now = .present(try target(in: directory, name).0.reference)
+        } catch .noSuchFileOrDirectory {
+            // As the kernel says.
+        }
+        snapshot.willChangeEntry(in: directory, name, now: now)
     }
 
     func makeNode(
@@ -77,7 +91,7 @@ extension LiveView {
         let directory = try target(of: newParent)
         return try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: inode)
-            snapshot?.willChangeEntry(in: directory, newName, now: .absent)
+            if let snapshot { try willMake(newName, in: directory, snapshot) }
             try LinuxSystem.link(
                 inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)

@@ -41,12 +41,14 @@ final class SnapshotView: Sendable {
         }
     }
 
-    /// Ends the view; the nodes that are still open.
-    func end() -> [UInt64] {
+    /// Ends the view.
+    func end() {
         active.withLock { $0 = nil }
         nodes.reset()
-        return openNodes.withLock { Array($0.keys) }
     }
+
+    /// The nodes of which files are open.
+    var openNodesLeft: [UInt64] { openNodes.withLock { Array($0.keys) } }
 
     private func tree() throws(Errno) -> SnapshotTree {
         guard let active = active.withLock({ $0 }) else { throw .staleNFSFileHandle }
