@@ -94,11 +94,7 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.status
         } primary: { () throws(Errno) in
-            var status = try FileStatus(of: try descriptor())
-            if reference == source.rootReference, status.links > 2 {
-                status.links -= 1  // the store's directory, which is not shown
-            }
-            return status
+            source.withoutStore(try FileStatus(of: try descriptor()))
         }
     }
 

@@ -98,12 +98,8 @@ package final class Preserve: Sendable {
             () throws(Errno) in
             try record.firstChange.withLock { (_) throws(Errno) -> Void in
                 if record.contents.withLock({ $0.attributes != nil }) { return }
-                var status = try FileStatus(of: target.descriptor)
-                if target.reference == source.rootReference, status.links > 2 {
-                    status.links -= 1  // the store's directory, which is not shown
-                }
                 let attributes = RecordedAttributes(
-                    status: status,
+                    status: source.withoutStore(try FileStatus(of: target.descriptor)),
                     extended: try allExtendedAttributes(target.descriptor))
                 record.contents.withLock { $0.attributes = attributes }
                 map.countAreas(1)

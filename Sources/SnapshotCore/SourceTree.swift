@@ -51,6 +51,17 @@ package final class SourceTree: Sendable {
         hidden.contains { $0.inode == entry.inode }
     }
 
+    /// The attributes of an inode without what the store's directory adds to the root: a link, where the file system
+    /// counts directories so.
+    package func withoutStore(_ status: FileStatus) -> FileStatus {
+        guard status.device == device, InodeKey(status) == rootReference.key, status.links > 2 else {
+            return status
+        }
+        var status = status
+        status.links -= 1
+        return status
+    }
+
     /// What the descriptor refers to, with a handle where they are used.
     package func reference(
         of descriptor: Descriptor, _ status: FileStatus

@@ -74,10 +74,8 @@ final class LiveView: Sendable {
 
     /// The attributes as applications may see them.
     func presented(_ status: FileStatus) -> AttributeReply {
-        var status = status
-        if status.inode == source.rootReference.key.inode, status.device == source.device {
-            if status.links > 2 { status.links -= 1 }  // the store's directory
-        } else if !status.isDirectory, status.links > 0,
+        var status = source.withoutStore(status)
+        if !status.isDirectory, status.links > 0,
             lifecycle.current?.isInGraveyard(status) == true
         {
             status.links -= 1  // its grave
