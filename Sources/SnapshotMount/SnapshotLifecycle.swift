@@ -154,17 +154,33 @@ package final class SnapshotLifecycle: Sendable {
         return summary
     }
 
-    /// Gives the space of the active snapshot's delta back, which makes it inexact; whether there was any to give.
-    /// Called outside the gate, by an operation that found no space.
-    package func giveSpaceBack() -> Bool {
-        guard let now = generation.withLock({ $0 }), now.preserve.store.storedBytes > 0 else {
+    /// Gives the space of the active snapshot's delta back, which makes it inexact, where that helps an operation that
+    /// failed with `error`: with ENOSPC, or with EDQUOT, since removed files that are kept count in their owners'
+    /// quotas. Whether to try again. Called outside the gate.
+    package func giveSpaceBack(after error: Errno) -> Bool {
+        guard let preserve = current else { return false }
+        // Where another operation is giving it back already, this one waits for that.
+        switch error {
+        case .noSpace:
+            if preserve.store.storedBytes > 0 {
+                preserve.becomeInexact(
+                    "the source's file system is full: the delta was given back")
+            }
+        case .diskQuotaExceeded:
+            if preserve.store.buriedBytes > 0 {
+                preserve.becomeInexact(
+                    "a user's quota is used up: what removed files held was given back")
+            }
+        default:
             return false
         }
-        now.preserve.becomeInexact("the source's file system is full: the delta was given back")
-        return discardInexact()
+        if preserve.end.isRecording { return false }
+        discardInexact()
+        return true
     }
 
     /// Removes what the store keeps of a snapshot that is not exact any more; whether that freed anything.
+    @discardableResult
     package func discardInexact() -> Bool {
         transitions.withLock { _ in
             guard let now = generation.withLock({ $0 }), !now.preserve.end.isRecording,

@@ -108,7 +108,7 @@ final class LiveView: Sendable {
                 }
                 if let result { return result }
             } catch {
-                guard error == .noSpace, mayGiveBack, lifecycle.giveSpaceBack() else { throw error }
+                guard mayGiveBack, lifecycle.giveSpaceBack(after: error) else { throw error }
                 mayGiveBack = false
             }
         }

@@ -13,6 +13,8 @@ package final class DeltaStore: Sendable {
     private let graveyard: Descriptor
     private let files = DescriptorCache<InodeKey>(capacity: RecordLimits.openDeltaFilesMax)
     private let bytes = Atomic<UInt64>(0)
+    /// Those of `bytes` that lie in the graveyard, and still count in their owners' quotas.
+    private let buried = Atomic<UInt64>(0)
     private let bytesMax: UInt64
 
     /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored.
@@ -109,7 +111,7 @@ package final class DeltaStore: Sendable {
         try key.fileName.withCString { (grave) throws(Errno) in
             try rename(at: directory, name, to: graveyard, grave)
         }
-        _ = self.bytes.add(bytes, ordering: .relaxed)
+        countBuried(bytes)
     }
 
     /// Gives an inode a further name in the graveyard, before the rename that takes its last one.
@@ -119,8 +121,16 @@ package final class DeltaStore: Sendable {
         try key.fileName.withCString { (grave) throws(Errno) in
             try link(at: directory, name, to: graveyard, grave)
         }
-        _ = self.bytes.add(bytes, ordering: .relaxed)
+        countBuried(bytes)
     }
+
+    private func countBuried(_ number: UInt64) {
+        bytes.add(number, ordering: .relaxed)
+        buried.add(number, ordering: .relaxed)
+    }
+
+    /// Bytes of files that were removed and live on in the graveyard.
+    package var buriedBytes: UInt64 { buried.load(ordering: .relaxed) }
 
     /// Whether more is stored than allowed.
     package var isOverBound: Bool { storedBytes > bytesMax }
@@ -138,5 +148,6 @@ package final class DeltaStore: Sendable {
         _ = try removeTree(at: store.directory, Store.snapshotName)
         _ = try removeTree(at: store.companion, Store.graveyardName)
         bytes.store(0, ordering: .relaxed)
+        buried.store(0, ordering: .relaxed)
     }
 }
