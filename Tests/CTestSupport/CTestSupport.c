@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -240,4 +241,12 @@ ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, 
 	}
 	close(raw);
 	return (ssize_t) count;
+}
+
+long ts_file_system_type(const char *path)
+{
+	struct statfs status;
+	if (statfs(path, &status) != 0)
+		return -1;
+	return (long) status.f_type;
 }

@@ -6,8 +6,18 @@ internal import SystemPackage
 package struct TemporaryDirectory: Sendable {
     package let path: Path
 
+    private static var base: String {
+        environmentValue("FUSESNAP_TEST_BASE") ?? environmentValue("TMPDIR") ?? "/tmp"
+    }
+
+    /// Whether the file system tells the same holes of a file whenever it is asked. XFS does not: it shows space that
+    /// it has set aside for data to come as data, until it has written them.
+    package static let tellsHolesForGood = ts_file_system_type(base) != xfsType
+
+    private static let xfsType = 0x5846_5342
+
     private init() throws {
-        let base = environmentValue("FUSESNAP_TEST_BASE") ?? environmentValue("TMPDIR") ?? "/tmp"
+        let base = Self.base
         var template = Array((base + "/fusesnap-test-XXXXXX").utf8CString)
         guard mkdtemp(&template) != nil else { throw TestFailure("\(base): mkdtemp: \(currentErrno)") }
         path = Path(template.dropLast().map { UInt8(bitPattern: $0) })

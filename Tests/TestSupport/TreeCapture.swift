@@ -43,7 +43,9 @@ package struct TreeCapture: Sendable {
             facts[.size] = "\(status.size)"
             let file = try path.open(O_RDONLY | O_NOFOLLOW)
             facts[.data] = String(try hash(of: file), radix: 16)
-            facts[.ranges] = try file.dataRanges().map { "\($0)" }.joined(separator: " ")
+            if TemporaryDirectory.tellsHolesForGood {
+                facts[.ranges] = try file.dataRanges().map { "\($0)" }.joined(separator: " ")
+            }
         case .symlink: facts[.target] = "\(try path.readlink())"
         case .characterDevice, .blockDevice: facts[.device] = "\(status.specialDevice)"
         case .directory, .fifo, .socket: break

@@ -47,4 +47,7 @@ void ts_fill(void *bytes, size_t size, uint64_t seed);
 /* Sends `size` bytes to the Unix socket at `path`, and reads the answer until the end, at most a second between
  * pieces. The number of bytes in `answer`, or -1. */
 ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room);
+/* f_type of statfs(2); -1 and errno. */
+long ts_file_system_type(const char *path);
+
 #endif
