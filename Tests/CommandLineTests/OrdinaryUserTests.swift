@@ -7,8 +7,8 @@ import Testing
 @Suite(
     .serialized,
     .enabled(
-        if: Machine.isRoot && Machine.canMount && Machine.has("fusermount3") && Machine.has("setpriv"),
-        "needs root, /dev/fuse, fusermount3 and setpriv"))
+        if: Machine.isRoot && Machine.usersMayMount && Machine.has("setpriv"),
+        "needs root, /dev/fuse with mode 0666, fusermount3 and setpriv"))
 struct OrdinaryUserTests {
     private static let user: UInt32 = 1000
 

@@ -7,6 +7,14 @@ package enum Machine {
     package static let hasFuse = access("/dev/fuse", R_OK | W_OK) == 0
     package static let canMount = hasFuse && (isRoot || has("fusermount3"))
 
+    /// Whether ordinary users may open /dev/fuse, as they may wherever udev sets its mode.
+    package static let usersMayMount = has("fusermount3") && deviceMode & 0o006 == 0o006
+
+    private static let deviceMode: UInt32 = {
+        var status = stat()
+        return stat("/dev/fuse", &status) == 0 ? status.st_mode : 0
+    }()
+
     /// Whether PATH has a command of that name.
     package static func has(_ command: String) -> Bool {
         let path = environmentValue("PATH") ?? "/usr/bin:/bin"
