@@ -109,7 +109,7 @@ struct Daemon {
         case .wrongStore(let path, let found):
             "\(path): the store belongs to another directory (\(found)); give this one a store of its own with --store"
         case .damaged(let file, let problem):
-            "\(file): \(problem); if it holds nothing that you need, remove its directory and mount again"
+            "\(file): \(problem); give another directory with --store, or move it away if it is not needed"
         case .system(.readOnlyFileSystem, _, let path):
             "\(path): cannot make the store: the file system is read-only; give a place to write with --store DIR"
         case .system(let error, let action, let path):

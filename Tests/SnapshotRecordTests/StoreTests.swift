@@ -87,6 +87,25 @@ import Testing
         }
     }
 
+    @Test("a directory that holds something else is refused, and nothing in it is touched")
+    func foreign() throws {
+        try TemporaryDirectory.with { top in
+            for name: Path in ["source", "mine", "mine/snapshot"] { try (top / name).mkdir() }
+            try (top / "mine/snapshot/precious").create(bytes(100))
+            #expect {
+                try openStore(top / "source", at: top / "mine")
+            } throws: { error in
+                if case StoreError.damaged = error { true } else { false }
+            }
+            #expect(try (top / "mine").entries() == ["snapshot"])
+            #expect(try (top / "mine/snapshot/precious").contents() == bytes(100))
+            try (top / "source/.fusesnap").mkdir()
+            try (top / "source/.fusesnap/graveyard").mkdir()
+            #expect(throws: StoreError.self) { try openStore(top / "source") }
+            #expect(try (top / "source/.fusesnap").entries() == ["graveyard"])
+        }
+    }
+
     @Test("a format file that is none is named")
     func damaged() throws {
         try TemporaryDirectory.with { top in

@@ -55,11 +55,15 @@ package final class Store: Sendable {
                 at: .workingDirectory, FileName(path), path: path)
             let lock = try Self.takeLock(in: directory, path: path)
             try Self.checkFormat(of: directory, path: path, sourcePath: sourcePath, identity)
-            companion = try Self.openCompanion(source, defaultPath, times) ?? directory
             // One daemon for a store, and one for a source, wherever its store is.
-            locks =
-                companion === directory
-                ? [lock] : [lock, try Self.takeLock(in: companion, path: defaultPath)]
+            if let own = try Self.openCompanion(source, defaultPath, times) {
+                companion = own
+                locks = [lock, try Self.takeLock(in: own, path: defaultPath)]
+                try Self.checkFormat(of: own, path: defaultPath, sourcePath: sourcePath, identity)
+            } else {
+                companion = directory
+                locks = [lock]
+            }
         } else {
             guard let own = try Self.openCompanion(source, defaultPath, times) else {
                 throw .system(.readOnlyFileSystem, action: "make the store", path: defaultPath)
@@ -102,7 +106,8 @@ package final class Store: Sendable {
         do throws(Errno) {
             let times = try FileStatus(of: source)
             let leftovers = [
-                (directory, Self.formatName), (directory, Self.lockName), (companion, Self.lockName),
+                (directory, Self.formatName), (directory, Self.lockName),
+                (companion, Self.formatName), (companion, Self.lockName),
             ]
             for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             try removeIfPresent(companion, Self.graveyardName, AT_REMOVEDIR)
@@ -159,9 +164,30 @@ package final class Store: Sendable {
         }
     }
 
+    /// Refuses a directory that holds something and is not a store: what lies there is the user's, whatever its
+    /// name, and nothing of it may be discarded.
+    private static func refuseForeign(_ directory: Descriptor, path: String) throws(StoreError) {
+        var isStore = false
+        var others = false
+        try attempt("list", path) { () throws(Errno) in
+            let opened = try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY)
+            var reader = DirectoryReader(opened)
+            try reader.forEach { entry in
+                if formatName.equals(entry.name) { isStore = true }
+                // The lock alone: left by a daemon that was killed before it wrote the format.
+                if !entry.isDot && !lockName.equals(entry.name) { others = true }
+            }
+        }
+        if others && !isStore {
+            throw .damaged(
+                file: path, problem: "it is not empty, and not a fusesnap store: nothing was changed in it")
+        }
+    }
+
     private static func takeLock(
         in directory: Descriptor, path: String
     ) throws(StoreError) -> Descriptor {
+        try refuseForeign(directory, path: path)
         let file = try attempt("open the lock of the store", path) { () throws(Errno) in
             try lockName.withCString { (string) throws(Errno) in
                 try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
