@@ -37,7 +37,7 @@ let package = Package(
         .target(name: "CFuseShim", dependencies: ["CFuse3"], cSettings: gnuNames),
         .target(name: "CLinux", cSettings: gnuNames),
         module("LinuxSystem", ["CLinux", system]),
-        module("FuseSession", ["CFuse3", "CFuseShim", "LinuxSystem", system]),
+        module("FuseSession", ["CFuse3", "CFuseShim", "CLinux", "LinuxSystem", system]),
         module("SnapshotRecord", ["LinuxSystem", system]),
         module("SnapshotCore", ["SnapshotRecord", "LinuxSystem", system]),
         module("SnapshotMount", ["SnapshotCore", "SnapshotRecord", "FuseSession", "LinuxSystem", system]),

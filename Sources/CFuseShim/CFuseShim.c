@@ -23,12 +23,6 @@ int fs_session_loop_mt(struct fuse_session *session, int clone_fd, unsigned int 
 	return result;
 }
 
-static ssize_t plain_writev(int descriptor, struct iovec *vectors, int count, void *user_data)
-{
-	(void) user_data;
-	return writev(descriptor, vectors, count);
-}
-
 static ssize_t plain_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t length,
 			    unsigned int flags, void *user_data)
 {
@@ -37,10 +31,12 @@ static ssize_t plain_splice(int from, off_t *from_offset, int to, off_t *to_offs
 }
 
 int fs_session_intercept(struct fuse_session *session,
-			 ssize_t (*read)(int descriptor, void *buffer, size_t size, void *user_data))
+			 ssize_t (*read)(int descriptor, void *buffer, size_t size, void *user_data),
+			 ssize_t (*writev)(int descriptor, struct iovec *vectors, int count,
+					   void *user_data))
 {
 	const struct fuse_custom_io io = {
-		.writev = plain_writev,
+		.writev = writev,
 		.read = read,
 		.splice_receive = plain_splice,
 		.splice_send = plain_splice,

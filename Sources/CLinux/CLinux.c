@@ -4,6 +4,8 @@
 #include "CLinux.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -226,4 +228,30 @@ int cl_unix_accept(int socket)
 int cl_pidfd_open(int32_t process)
 {
 	return (int) syscall(SYS_pidfd_open, process, 0);
+}
+
+int32_t cl_thread_number(void)
+{
+	return (int32_t) syscall(SYS_gettid);
+}
+
+int cl_signal_thread(int32_t thread, int signal)
+{
+	return (int) syscall(SYS_tgkill, getpid(), thread, signal);
+}
+
+void cl_futex_wait(void *address, uint32_t value)
+{
+	syscall(SYS_futex, address, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+void cl_futex_wake(void *address)
+{
+	syscall(SYS_futex, address, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+int cl_flush(int descriptor)
+{
+	return sync_file_range(descriptor, 0, 0,
+			       SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 }

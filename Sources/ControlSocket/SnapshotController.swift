@@ -42,25 +42,49 @@ package struct ControlFailure: Error, Codable, Sendable, Equatable {
 }
 
 package struct StartOptions: Codable, Sendable, Equatable {
-    package init() {}
+    /// For how long an attempt to freeze the writers may stall applications; nil: the daemon's choice.
+    package var stallMaxMilliseconds: Int?
+    /// How often that is tried; nil: the daemon's choice.
+    package var attemptsMax: Int?
+
+    package init(stallMaxMilliseconds: Int? = nil, attemptsMax: Int? = nil) {
+        self.stallMaxMilliseconds = stallMaxMilliseconds
+        self.attemptsMax = attemptsMax
+    }
+
+    enum CodingKeys: String, CodingKey {
+        case stallMaxMilliseconds = "stall_max_milliseconds"
+        case attemptsMax = "attempts_max"
+    }
 }
 
 package struct StartReport: Codable, Sendable, Equatable {
     /// The instant of the cut, RFC 3339.
     package var started: String
-    package var gateClosedMicroseconds: Int
+    /// For how long applications that change anything may have waited.
+    package var stallMicroseconds: Int
+    /// How often freezing the writers was tried, the last time with success.
+    package var attempts: Int
+    /// The files that were open for writing.
+    package var filesFrozen: Int
     /// Where the snapshot is read: the absolute path of the hidden directory in the mount.
     package var snapshotDirectory: String?
 
-    package init(started: String, gateClosedMicroseconds: Int, snapshotDirectory: String? = nil) {
+    package init(
+        started: String, stallMicroseconds: Int, attempts: Int, filesFrozen: Int,
+        snapshotDirectory: String? = nil
+    ) {
         self.started = started
-        self.gateClosedMicroseconds = gateClosedMicroseconds
+        self.stallMicroseconds = stallMicroseconds
+        self.attempts = attempts
+        self.filesFrozen = filesFrozen
         self.snapshotDirectory = snapshotDirectory
     }
 
     enum CodingKeys: String, CodingKey {
-        case started
-        case gateClosedMicroseconds = "gate_closed_microseconds"
+        case started, attempts
+        case stallMicroseconds = "stall_microseconds"
+        case filesFrozen = "files_frozen"
         case snapshotDirectory = "snapshot_directory"
     }
 }

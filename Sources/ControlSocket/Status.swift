@@ -24,11 +24,13 @@ package struct Status: Codable, Sendable, Equatable {
     package var io: String
     /// Why the snapshot is no longer exact; nil as long as it is.
     package var inexactReason: String?
+    /// For how long the last start may have stalled applications; nil before the first.
+    package var lastStallMicroseconds: Int?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
         started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
-        store: String, io: String, inexactReason: String? = nil
+        store: String, io: String, inexactReason: String? = nil, lastStallMicroseconds: Int? = nil
     ) {
         schema = Self.currentSchema
         self.pid = pid
@@ -44,6 +46,7 @@ package struct Status: Codable, Sendable, Equatable {
         self.store = store
         self.io = io
         self.inexactReason = inexactReason
+        self.lastStallMicroseconds = lastStallMicroseconds
     }
 
     enum CodingKeys: String, CodingKey {
@@ -53,6 +56,7 @@ package struct Status: Codable, Sendable, Equatable {
         case snapshotBytesRead = "snapshot_bytes_read"
         case store, io
         case inexactReason = "inexact_reason"
+        case lastStallMicroseconds = "last_stall_microseconds"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -73,5 +77,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encode(store, forKey: .store)
         try fields.encode(io, forKey: .io)
         try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
+        try fields.encodeIfPresent(lastStallMicroseconds, forKey: .lastStallMicroseconds)
     }
 }

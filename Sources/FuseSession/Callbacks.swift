@@ -1,4 +1,5 @@
 internal import CFuse3
+internal import CLinux
 internal import Glibc
 internal import LinuxSystem
 internal import SystemPackage
@@ -11,14 +12,17 @@ typealias Operations = any FileSystemOperations
 final class CallbackState: Sendable {
     let operations: Operations
     let options: SessionOptions
+    let handshake = Handshake()
+    let intake: Intake
 
     init(_ operations: Operations, _ options: SessionOptions) {
         self.operations = operations
         self.options = options
+        intake = Intake(operations, handshake)
     }
 }
 
-private func state(_ userData: UnsafeMutableRawPointer?) -> CallbackState {
+func state(_ userData: UnsafeMutableRawPointer?) -> CallbackState {
     guard let userData else { preconditionFailure("the session gives its state to libfuse") }
     return Unmanaged<CallbackState>.fromOpaque(userData).takeUnretainedValue()
 }
@@ -33,7 +37,17 @@ private func context(_ request: fuse_req_t?) -> RequestContext {
     }
     return RequestContext(
         user: context.pointee.uid, group: context.pointee.gid, process: context.pointee.pid,
-        mask: context.pointee.umask)
+        mask: context.pointee.umask,
+        killsPrivileges: killsPrivileges(user: context.pointee.uid))
+}
+
+/// What the kernel says of the request in hand; where it says nothing, whether its user is an ordinary one.
+private func killsPrivileges(user: UInt32) -> Bool {
+    switch cl_this_worker()?.pointee.kills_privileges {
+    case 1: true
+    case 0: false
+    default: user != 0
+    }
 }
 
 private func fail(_ request: fuse_req_t?, _ error: Errno) {
@@ -103,6 +117,7 @@ private func apply(_ reply: OpenReply, to information: UnsafeMutablePointer<fuse
     information.pointee.fh = reply.handle
     information.pointee.keep_cache = reply.keepsCache ? 1 : 0
     information.pointee.cache_readdir = reply.cachesListing ? 1 : 0
+    information.pointee.direct_io = reply.isDirect ? 1 : 0
 }
 
 private func required<Pointee>(_ pointer: UnsafeMutablePointer<Pointee>?) -> UnsafeMutablePointer<Pointee> {
@@ -292,9 +307,11 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
     }
     table.write = { request, node, data, size, offset, information in
         do throws(Errno) {
+            let information = required(information).pointee
             let count = try operations(request).write(
-                context(request), node: node, handle: required(information).pointee.fh,
-                UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset))
+                context(request), node: node, handle: information.fh,
+                UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset),
+                isWriteBack: information.writepage != 0)
             fuse_reply_write(request, count)
         } catch {
             fail(request, error)

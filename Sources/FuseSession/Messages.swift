@@ -7,6 +7,8 @@ package struct RequestContext: Sendable {
     package let group: UInt32
     package let process: Int32
     package let mask: UInt32
+    /// The kernel asks that a change of data take set-id bits and file capabilities away.
+    package let killsPrivileges: Bool
 }
 
 /// The attributes of a node, and for how many seconds the kernel may rely on them.
@@ -41,11 +43,16 @@ package struct OpenReply: Sendable {
     package var keepsCache: Bool
     /// The kernel keeps the listing of a directory.
     package var cachesListing: Bool
+    /// Reads and writes go around the kernel's cache.
+    package var isDirect: Bool
 
-    package init(handle: UInt64, keepsCache: Bool, cachesListing: Bool = false) {
+    package init(
+        handle: UInt64, keepsCache: Bool, cachesListing: Bool = false, isDirect: Bool = false
+    ) {
         self.handle = handle
         self.keepsCache = keepsCache
         self.cachesListing = cachesListing
+        self.isDirect = isDirect
     }
 }
 
@@ -65,4 +72,8 @@ package struct AttributeChange: Sendable {
     package var size: Int64?
     package var accessed: Timestamp?
     package var modified: Timestamp?
+
+    package var isEmpty: Bool {
+        mode == nil && user == nil && group == nil && size == nil && accessed == nil && modified == nil
+    }
 }

@@ -13,14 +13,18 @@ package struct SessionOptions: Sendable {
     package var threadsMax: UInt32
     /// Whether nothing but this mount changes the source: then the kernel need not doubt what it has cached.
     package var ownsSource: Bool
+    /// Whether the kernel gathers writes in its page cache: then it owns the size and time of modification of files.
+    package var gathersWrites: Bool
     package var logsDebug: Bool
 
     package init(
-        mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, logsDebug: Bool = false
+        mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, gathersWrites: Bool = false,
+        logsDebug: Bool = false
     ) {
         self.mountOptions = mountOptions
         self.threadsMax = threadsMax
         self.ownsSource = ownsSource
+        self.gathersWrites = gathersWrites
         self.logsDebug = logsDebug
     }
 
@@ -37,7 +41,8 @@ package struct SessionOptions: Sendable {
             }
         }
         want(FUSE_CAP_ASYNC_READ)
-        want(FUSE_CAP_ATOMIC_O_TRUNC)
+        // An open that truncates is then two requests, and the first, which a freeze keeps back, holds no lock.
+        want(FUSE_CAP_ATOMIC_O_TRUNC, false)
         want(FUSE_CAP_DONT_MASK)  // a directory's default ACL takes the umask's place
         want(FUSE_CAP_POSIX_ACL)
         want(FUSE_CAP_SPLICE_WRITE)
@@ -48,28 +53,29 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_READDIRPLUS)
         want(FUSE_CAP_READDIRPLUS_AUTO)
         want(FUSE_CAP_CACHE_SYMLINKS)
-        want(FUSE_CAP_WRITEBACK_CACHE, false)
-        want(FUSE_CAP_AUTO_INVAL_DATA, !ownsSource)
+        want(FUSE_CAP_WRITEBACK_CACHE, gathersWrites)
+        want(FUSE_CAP_AUTO_INVAL_DATA, !ownsSource && !gathersWrites)
         // Locks are the kernel's: no worker ever waits in one.
         want(FUSE_CAP_POSIX_LOCKS, false)
         want(FUSE_CAP_FLOCK_LOCKS, false)
         connection.pointee.max_write = Self.writeBytesMax
         connection.pointee.max_readahead = Self.writeBytesMax
-        connection.pointee.max_background = 64
-        connection.pointee.congestion_threshold = 48
+        // The kernel must not hold requests back: an FSYNC must come after all that a file's writers sent before.
+        connection.pointee.max_background = UInt32(UInt16.max)
+        connection.pointee.congestion_threshold = UInt32(UInt16.max) / 4 * 3
     }
 }
 
 /// A FUSE session: from the mount to its end. The only place where the kernel is spoken to.
 package final class Session: @unchecked Sendable {
     private let session: OpaquePointer
-    private let state: Unmanaged<CallbackState>
+    private let callbacks: Unmanaged<CallbackState>
     private let threadsMax: UInt32
 
     /// Makes a session that serves `operations`; EINVAL where libfuse refuses an option.
     package init(_ options: SessionOptions, _ operations: any FileSystemOperations) throws(Errno) {
         threadsMax = options.threadsMax
-        state = .passRetained(CallbackState(operations, options))
+        callbacks = .passRetained(CallbackState(operations, options))
         var words = ["fusesnap"]
         for option in options.mountOptions { words += ["-o", option] }
         if options.logsDebug { words.append("-d") }
@@ -78,9 +84,9 @@ package final class Session: @unchecked Sendable {
         for word in words where fuse_opt_add_arg(&arguments, word) != 0 { throw .noMemory }
         var table = lowLevelOperations()
         let made = fuse_session_new(
-            &arguments, &table, MemoryLayout<fuse_lowlevel_ops>.size, state.toOpaque())
+            &arguments, &table, MemoryLayout<fuse_lowlevel_ops>.size, callbacks.toOpaque())
         guard let made else {
-            state.release()
+            callbacks.release()
             throw .invalidArgument
         }
         session = made
@@ -88,13 +94,18 @@ package final class Session: @unchecked Sendable {
 
     deinit {
         fuse_session_destroy(session)
-        state.release()
+        callbacks.release()
     }
 
     /// Mounts. Throws EIO where that failed: libfuse, or fusermount3, has said why on standard error.
     package func mount(at mountpoint: String) throws(Errno) {
         if fuse_session_mount(session, mountpoint) != 0 { throw .ioError }
-        let result = fs_session_intercept(session, readRequest)
+        let result = fs_session_intercept(
+            session,
+            { channel, buffer, size, userData in state(userData).intake.read(channel, buffer, size) },
+            { channel, vectors, count, userData in
+                state(userData).handshake.send(channel, vectors, count)
+            })
         if result != 0 { throw Errno(rawValue: -result) }
     }
 
@@ -102,6 +113,9 @@ package final class Session: @unchecked Sendable {
     package func run() -> Int32 {
         fs_session_loop_mt(session, 1, threadsMax)
     }
+
+    /// Where requests come in.
+    package var intake: Intake { callbacks.takeUnretainedValue().intake }
 
     /// Makes `run` return, soon.
     package func exit() {

@@ -3,48 +3,46 @@ internal import Glibc
 internal import LinuxSystem
 internal import SystemPackage
 
-// Requests that libfuse 3.14 does not know: they are taken out of the stream before libfuse sees them, and answered
-// here. On a libfuse that knows them this does no harm.
+/// A request that libfuse 3.14 does not know, or that is answered without it. On a libfuse that knows it this does no
+/// harm.
+struct UnknownRequest {
+    private let channel: Int32
+    private let header: fs_in_header
+    private let request: RawRequest?
+    private let operations: Operations
 
-/// Reads the next request for libfuse, as read(2) does, and serves those that it would refuse.
-func readRequest(
-    _ channel: Int32, _ buffer: UnsafeMutableRawPointer?, _ size: Int,
-    _ userData: UnsafeMutableRawPointer?
-) -> Int {
-    while true {
-        let count = read(channel, buffer, size)
-        guard let buffer, let userData, count >= MemoryLayout<fs_in_header>.size else { return count }
-        let header = buffer.load(as: fs_in_header.self)
-        let opcode = Int(header.opcode)
-        guard opcode == Int(FS_OPCODE_TMPFILE) || opcode == Int(FS_OPCODE_STATX) else {
-            return count
-        }
-        // libfuse ends idle workers by cancelling them; not in the middle of a request.
-        var old: Int32 = 0
-        pthread_setcancelstate(Int32(PTHREAD_CANCEL_DISABLE), &old)
-        let operations = Unmanaged<CallbackState>.fromOpaque(userData).takeUnretainedValue().operations
-        let request = UnknownRequest(
-            channel: channel, header: header,
-            body: UnsafeRawBufferPointer(start: buffer, count: count)
-                .dropFirst(MemoryLayout<fs_in_header>.size), operations: operations)
-        if opcode == Int(FS_OPCODE_TMPFILE) {
-            request.serveTemporaryFile()
-        } else {
-            request.serveExtendedStatus()
-        }
-        pthread_setcancelstate(old, nil)
+    init(_ request: RawRequest, _ operations: Operations) {
+        channel = request.channel
+        header = request.header
+        self.request = request
+        self.operations = operations
     }
-}
 
-private struct UnknownRequest {
-    let channel: Int32
-    let header: fs_in_header
-    let body: Slice<UnsafeRawBufferPointer>
-    let operations: Operations
+    /// Of which the header alone was kept.
+    init(_ header: fs_in_header, channel: Int32, _ operations: Operations) {
+        self.channel = channel
+        self.header = header
+        request = nil
+        self.operations = operations
+    }
+
+    /// Serves TMPFILE and STATX.
+    func serve() {
+        if Int(header.opcode) == FS_OPCODE_TMPFILE {
+            serveTemporaryFile()
+        } else {
+            serveExtendedStatus()
+        }
+    }
+
+    /// Answers a request that has no result but success.
+    func answer(error: Errno?) {
+        if let error { return fail(error) }
+        send(outHeader(MemoryLayout<fs_out_header>.size, error: 0))
+    }
 
     private func argument<Argument>(_ type: Argument.Type) -> Argument? {
-        guard body.count >= MemoryLayout<Argument>.size else { return nil }
-        return UnsafeRawBufferPointer(rebasing: body).loadUnaligned(as: type)
+        request?.argument(type)
     }
 
     private func outHeader(_ length: Int, error: Int32) -> fs_out_header {
@@ -62,11 +60,11 @@ private struct UnknownRequest {
     }
 
     /// FUSE_TMPFILE: open(2) with O_TMPFILE.
-    func serveTemporaryFile() {
+    private func serveTemporaryFile() {
         guard let input = argument(fs_create_in.self) else { return fail(.invalidArgument) }
         let context = RequestContext(
             user: header.uid, group: header.gid, process: Int32(bitPattern: header.pid),
-            mask: input.umask)
+            mask: input.umask, killsPrivileges: false)
         do throws(Errno) {
             let (entry, opened) = try operations.createTemporary(
                 context, parent: header.nodeid, mode: input.mode,
@@ -91,7 +89,7 @@ private struct UnknownRequest {
     }
 
     /// FUSE_STATX: what GETATTR tells, and the time of birth.
-    func serveExtendedStatus() {
+    private func serveExtendedStatus() {
         guard let input = argument(fs_statx_in.self) else { return fail(.invalidArgument) }
         do throws(Errno) {
             let hasHandle = input.getattr_flags & getattrHandle != 0

@@ -56,6 +56,15 @@ package struct FileStatus: Hashable, Sendable {
     package var isRegular: Bool { kind == UInt32(S_IFREG) }
     package var isSymbolicLink: Bool { kind == UInt32(S_IFLNK) }
 
+    /// Those of a made-up inode: all zero, to be filled in.
+    package init() {
+        (device, inode, specialDevice) = (0, 0, 0)
+        (mode, links, user, group) = (0, 0, 0, 0)
+        (size, blocks, blockSize, birth) = (0, 0, 0, 0)
+        accessed = Timestamp(seconds: 0, nanoseconds: 0)
+        (modified, changed) = (accessed, accessed)
+    }
+
     /// statx(2) of what `descriptor` refers to; an O_PATH descriptor will do.
     package init(of descriptor: Descriptor) throws(Errno) {
         var empty: CChar = 0

@@ -93,14 +93,32 @@ package final class OperationGate: @unchecked Sendable {
     /// time; `body` must be short, since every change waits for it.
     package func withClosed<Result>(_ body: () -> Result) -> Result {
         closed.store(true, ordering: .sequentiallyConsistent)
+        defer { open() }
         monitor.withLock {
             while inside() != 0 { monitor.wait() }
         }
-        let result = body()
+        return body()
+    }
+
+    /// `withClosed`; but where an operation is still inside at `deadline`, the gate opens again and nil is returned.
+    package func withClosed<Result>(
+        until deadline: ContinuousClock.Instant, _ body: () -> Result
+    ) -> Result? {
+        closed.store(true, ordering: .sequentiallyConsistent)
+        defer { open() }
+        let isEmpty = monitor.withLock {
+            while inside() != 0 {
+                if !monitor.wait(until: deadline) { return inside() == 0 }
+            }
+            return true
+        }
+        return isEmpty ? body() : nil
+    }
+
+    private func open() {
         monitor.withLock {
             closed.store(false, ordering: .sequentiallyConsistent)
             monitor.wake()
         }
-        return result
     }
 }

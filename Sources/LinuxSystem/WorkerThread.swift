@@ -43,8 +43,8 @@ package struct Credentials: Sendable {
     }
 
     /// The calling thread works as `user` from now on, and makes files with `mask` as its umask. `keepsSetID` false
-    /// for a change of data: then the source takes set-id bits and file capabilities away, as it does where the user
-    /// writes to it directly; root's changes keep them.
+    /// for a change of data that takes set-id bits and file capabilities away, as it does where the user writes to
+    /// the source directly.
     package func assume(
         user: UInt32, group: UInt32, mask: UInt32, keepsSetID: Bool = true
     ) throws(Errno) {
@@ -67,7 +67,7 @@ package struct Credentials: Sendable {
         }
         guard switchesUsers else { return }
         let effective =
-            keepsSetID || user == 0 ? capabilities : capabilities & ~Self.setIDCapability
+            keepsSetID ? capabilities : capabilities & ~Self.setIDCapability
         if worker.pointee.user != user || worker.pointee.group != group
             || worker.pointee.effective != effective
         {

@@ -30,7 +30,12 @@ package final class MountedFileSystem: FileSystemOperations {
     }
 
     /// Follows the phases: shows and hides the snapshot, and tells the kernel through `session`.
-    package func follow(_ session: Session, didBecomeInexact: @escaping @Sendable (String) -> Void) {
+    /// `launcher` starts the helper that freezes writers.
+    package func follow(
+        _ session: Session, launcher: any FreezeHelperLauncher,
+        didBecomeInexact: @escaping @Sendable (String) -> Void
+    ) {
+        lifecycle.freeze(with: Freezer(session, live, gate: lifecycle.gate, launcher: launcher))
         let forgetSnapshot: @Sendable () -> Void = { [snapshotName] in
             session.invalidateEntry(parent: NodeTable.mountRoot, snapshotName)
         }
@@ -75,16 +80,22 @@ package final class MountedFileSystem: FileSystemOperations {
             guard let entry = try snapshots.rootEntry() else { throw .noSuchFileOrDirectory }
             return entry
         }
+        if parent == NodeTable.mountRoot && live.freezeDirectory.isName(name) {
+            return live.freezeDirectory.entry
+        }
+        if parent == FreezeDirectory.node { return try live.lookupToFreeze(context, name) }
         return try live.lookup(parent, name)
     }
 
     package func forget(node: UInt64, count: UInt64) {
+        if node == FreezeDirectory.node { return }
         (isSnapshot(node) ? snapshots.nodes : live.nodes).forget(node, count)
     }
 
     package func attributes(node: UInt64, handle: UInt64?) throws(Errno) -> AttributeReply {
         if isSnapshot(node) { return try snapshots.attributes(node) }
-        return try live.attributes(node, handle)
+        if node == FreezeDirectory.node { return live.freezeDirectory.attributes }
+        return try live.attributes(node, handle == Intake.freezeHandle ? nil : handle)
     }
 
     package func setAttributes(
@@ -165,7 +176,11 @@ package final class MountedFileSystem: FileSystemOperations {
     package func open(
         _ context: RequestContext, node: UInt64, flags: Int32
     ) throws(Errno) -> OpenReply {
-        try isSnapshot(node) ? snapshots.open(node, flags) : live.open(context, node, flags)
+        if isSnapshot(node) { return try snapshots.open(node, flags) }
+        if live.freezeDirectory.isHelper(context) {
+            return OpenReply(handle: Intake.freezeHandle, keepsCache: true)
+        }
+        return try live.open(context, node, flags)
     }
 
     package func create(
@@ -192,23 +207,24 @@ package final class MountedFileSystem: FileSystemOperations {
 
     package func write(
         _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,
-        offset: Int64
+        offset: Int64, isWriteBack: Bool
     ) throws(Errno) -> Int {
         try refuseInSnapshot(node)
-        return try live.write(context, handle, data, offset: offset)
+        return try live.write(context, handle, data, offset: offset, isWriteBack: isWriteBack)
     }
 
     package func release(node: UInt64, handle: UInt64) {
         if isSnapshot(node) {
             snapshots.release(node, handle)
-        } else {
-            Handle.release(handle, as: OpenFile.self)
+        } else if handle != Intake.freezeHandle {
+            live.release(node, handle)
         }
     }
 
     package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
         if isSnapshot(node) { return }
         let file = Handle.object(handle, as: OpenFile.self)
+        try live.restoreTimes(file.target, file.times)
         try live.synchronize(file.descriptor, dataOnly: dataOnly)
     }
 

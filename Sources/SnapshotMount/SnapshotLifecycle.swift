@@ -17,8 +17,17 @@ package final class SnapshotLifecycle: Sendable {
     package struct Started: Sendable {
         /// The cut, in seconds and nanoseconds of UTC.
         package let cut: Timestamp
-        /// For how long changes waited at the gate.
-        package let gateClosedMicroseconds: Int
+        /// What it cost the applications.
+        package let freeze: Freezer.Report
+    }
+
+    /// Why no snapshot began; nothing has changed then.
+    package enum StartFailure: Error, Sendable, Equatable {
+        case isActive
+        /// Its place in the store could not be made.
+        case store(Errno)
+        /// The writers could not be frozen within the limits.
+        case freeze(Freezer.Obstacle)
     }
 
     /// What a snapshot amounts to, while active and when it ends.
@@ -52,8 +61,10 @@ package final class SnapshotLifecycle: Sendable {
     private let deltaBytesMax: UInt64?
     /// Held by whoever changes the phase or gives space back, across I/O; never by a worker inside the gate.
     private let transitions = Mutex<Void>(())
-    private let generation = Mutex<Generation?>(nil)
+    private let generation = MutexBox<Generation?>(nil)
     private let observer = MutexBox<Observer?>(nil)
+    private let freezer = MutexBox<Freezer?>(nil)
+    private let lastFreeze = Mutex<Freezer.Report?>(nil)
 
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
     package struct Observer: Sendable {
@@ -80,12 +91,20 @@ package final class SnapshotLifecycle: Sendable {
         self.observer.mutex.withLock { $0 = observer }
     }
 
+    /// Freezes the mount's writers for each cut from now on.
+    func freeze(with freezer: Freezer) {
+        self.freezer.mutex.withLock { $0 = freezer }
+    }
+
+    /// What the last cut cost the applications; nil before the first.
+    package var lastReport: Freezer.Report? { lastFreeze.withLock { $0 } }
+
     /// The snapshot that is active.
-    package var current: Preserve? { generation.withLock { $0?.preserve } }
+    package var current: Preserve? { generation.mutex.withLock { $0?.preserve } }
 
     /// What there is to tell of the snapshot that is active; nil where none is.
     package var summary: Summary? {
-        generation.withLock { $0 }.map { Self.summary($0) }
+        generation.mutex.withLock { $0 }.map { Self.summary($0) }
     }
 
     private static func summary(_ generation: Generation) -> Summary {
@@ -98,31 +117,54 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     package func countBytesRead(_ number: Int) {
-        generation.withLock { $0 }?.bytesRead.add(UInt64(number), ordering: .relaxed)
+        generation.mutex.withLock { $0 }?.bytesRead.add(UInt64(number), ordering: .relaxed)
     }
 
-    /// Takes the cut. Throws EALREADY where a snapshot is active, and what making its place in the store threw.
-    package func start() throws(Errno) -> Started {
-        try transitions.withLock { (_) throws(Errno) -> Started in
-            if current != nil { throw .alreadyInProcess }
-            try credentials.assumeDaemon()
-            let delta = try DeltaStore(in: store, bytesMax: deltaBytesMax)
+    /// Freezes the writers and takes the cut.
+    package func start(_ limits: Freezer.Limits) throws(StartFailure) -> Started {
+        try transitions.withLock { (_) throws(StartFailure) -> Started in
+            if current != nil { throw .isActive }
+            let delta = try makeDelta()
             let preserve = Preserve(source: source, store: delta, credentials: credentials) {
                 [observer] reason in
                 observer.mutex.withLock { $0 }?.didBecomeInexact(reason)
             }
-            let began = ContinuousClock.now
-            let cut = gate.withClosed {
-                let now = Timestamp.current
-                generation.withLock { $0 = Generation(preserve, cut: now) }
-                return now
-            }
-            let closed = ContinuousClock.now - began
+            let (cut, report) = try takeCut(limits, preserve)
+            lastFreeze.withLock { $0 = report }
             observer.mutex.withLock { $0 }?.didStart(preserve)
-            return Started(
-                cut: cut,
-                gateClosedMicroseconds: Int(closed.components.attoseconds / 1_000_000_000_000)
-                    + Int(closed.components.seconds) * 1_000_000)
+            return Started(cut: cut, freeze: report)
+        }
+    }
+
+    private func makeDelta() throws(StartFailure) -> DeltaStore {
+        do throws(Errno) {
+            try credentials.assumeDaemon()
+            return try DeltaStore(in: store, bytesMax: deltaBytesMax)
+        } catch {
+            throw .store(error)
+        }
+    }
+
+    private func takeCut(
+        _ limits: Freezer.Limits, _ preserve: Preserve
+    ) throws(StartFailure) -> (Timestamp, Freezer.Report) {
+        let begin = { [generation] in
+            let now = Timestamp.current
+            generation.mutex.withLock { $0 = Generation(preserve, cut: now) }
+            return now
+        }
+        guard let freezer = freezer.mutex.withLock({ $0 }) else {
+            preconditionFailure("a snapshot is started once the mount is served")
+        }
+        do throws(Freezer.Obstacle) {
+            return try freezer.freeze(limits, begin)
+        } catch {
+            do throws(Errno) {
+                try preserve.store.discard()
+            } catch {
+                // The next start, or mount, removes what is left; the obstacle is what the user must know.
+            }
+            throw .freeze(error)
         }
     }
 
@@ -131,12 +173,12 @@ package final class SnapshotLifecycle: Sendable {
     /// kernel any more, so it is not spoken to.
     package func stop(isServing: Bool = true) throws(Errno) -> Summary {
         let (summary, problem) = try transitions.withLock { (_) throws(Errno) -> (Summary, Errno?) in
-            guard let ending = generation.withLock({ $0 }) else { throw .noData }
+            guard let ending = generation.mutex.withLock({ $0 }) else { throw .noData }
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
                 let summary = Self.summary(ending)
                 ending.preserve.end.end()
-                generation.withLock { $0 = nil }
+                generation.mutex.withLock { $0 = nil }
                 return summary
             }
             observer.mutex.withLock { $0 }?.didStop()
@@ -183,7 +225,7 @@ package final class SnapshotLifecycle: Sendable {
     @discardableResult
     package func discardInexact() -> Bool {
         transitions.withLock { _ in
-            guard let now = generation.withLock({ $0 }), !now.preserve.end.isRecording,
+            guard let now = generation.mutex.withLock({ $0 }), !now.preserve.end.isRecording,
                 !now.isDiscarded.exchange(true, ordering: .sequentiallyConsistent)
             else { return false }
             // Operations that began before it became inexact may still be storing.

@@ -34,6 +34,9 @@ struct ControlStatus: ParsableCommand {
             rows.append(("Changed areas", "\(status.changedAreas)"))
             rows.append(("Snapshot read", ByteSize(bytes: status.snapshotBytesRead).text))
         }
+        if let stall = status.lastStallMicroseconds {
+            rows.append(("Last stall", "\(stall / 1000).\(stall % 1000 / 100) ms"))
+        }
         if let reason = status.inexactReason { rows.append(("Not exact", reason)) }
         rows.append(("Daemon", "process \(status.pid), version \(status.version)"))
         let width = (rows.map(\.0.count).max() ?? 0) + 2

@@ -19,21 +19,36 @@ final class Controller: SnapshotController {
     private var mountpoint: String { configuration.mountpoint }
 
     func start(_ options: StartOptions) throws(ControlFailure) -> StartReport {
-        do throws(Errno) {
-            let started = try lifecycle.start()
+        var limits = Freezer.Limits()
+        if let milliseconds = options.stallMaxMilliseconds {
+            limits.stallMax = .milliseconds(milliseconds)
+        }
+        if let attempts = options.attemptsMax { limits.attemptsMax = attempts }
+        do throws(SnapshotLifecycle.StartFailure) {
+            let started = try lifecycle.start(limits)
             return StartReport(
-                started: started.cut.rfc3339,
-                gateClosedMicroseconds: started.gateClosedMicroseconds,
+                started: started.cut.rfc3339, stallMicroseconds: started.freeze.stall.microseconds,
+                attempts: started.freeze.attempts, filesFrozen: started.freeze.files,
                 snapshotDirectory: configuration.snapshotPath)
         } catch {
-            if error == .alreadyInProcess {
-                let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
-                throw ControlFailure(
-                    .alreadyActive,
-                    "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
-            }
-            throw ControlFailure(
-                .failed, "making its place in the store \(storePath): \(error)")
+            throw failure(error, limits)
+        }
+    }
+
+    private func failure(
+        _ failure: SnapshotLifecycle.StartFailure, _ limits: Freezer.Limits
+    ) -> ControlFailure {
+        switch failure {
+        case .isActive:
+            let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
+            return ControlFailure(
+                .alreadyActive,
+                "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
+        case .store(let error):
+            return ControlFailure(.failed, "making its place in the store \(storePath): \(error)")
+        case .freeze(let obstacle):
+            let message = FreezeMessage(mountpoint: mountpoint, limits: limits)
+            return ControlFailure(.busy, message.text(obstacle))
         }
     }
 
@@ -77,7 +92,8 @@ final class Controller: SnapshotController {
             started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
             changedAreas: summary?.changedAreas ?? 0, snapshotBytesRead: summary?.bytesRead ?? 0,
             store: storePath, io: configuration.options.policy.rawValue,
-            inexactReason: summary?.inexactReason)
+            inexactReason: summary?.inexactReason,
+            lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds)
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

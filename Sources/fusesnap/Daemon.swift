@@ -55,9 +55,7 @@ struct Daemon {
         let session = try openSession(fileSystem)
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
-        fileSystem.follow(session) { [mountpoint = configuration.mountpoint] reason in
-            Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
-        }
+        follow(session, fileSystem)
         do throws(ControlSocketError) {
             try server.serve(Controller(configuration, lifecycle, store: store.path))
         } catch {
@@ -74,12 +72,14 @@ struct Daemon {
         return 0
     }
 
-    /// Descriptors follow what is open: up to the hard limit.
-    private func raiseDescriptorLimit() {
-        var limit = rlimit()
-        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        limit.rlim_cur = limit.rlim_max
-        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    private func follow(_ session: Session, _ fileSystem: MountedFileSystem) {
+        let mountpoint = configuration.mountpoint
+        fileSystem.follow(
+            session,
+            launcher: FreezeHelperCommand.Launcher(mountpoint: mountpoint),
+            didBecomeInexact: { reason in
+                Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
+            })
     }
 
     private func openSource() throws(CommandFailure) -> Descriptor {
@@ -134,7 +134,8 @@ struct Daemon {
         return CachePolicy(
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
-            negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0))
+            negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
+            gathersWrites: options.policy == .writeBack)
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
@@ -146,7 +147,8 @@ struct Daemon {
             let session = try Session(
                 SessionOptions(
                     mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
-                    ownsSource: configuration.isOverSource, logsDebug: options.logsRequests),
+                    ownsSource: configuration.isOverSource, gathersWrites: options.policy == .writeBack,
+                    logsDebug: options.logsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)
             return session
@@ -181,6 +183,14 @@ struct Daemon {
     }
 }
 
+/// Descriptors follow what is open: up to the hard limit.
+func raiseDescriptorLimit() {
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+}
+
 /// SIGTERM, SIGINT and SIGHUP: waited for by a thread, so that what they do is not bound by a signal handler's limits.
 private final class TerminationSignals: Sendable {
     private let isFinished = Atomic<Bool>(false)
@@ -190,10 +200,7 @@ private final class TerminationSignals: Sendable {
         var set = Self.signals
         pthread_sigmask(SIG_BLOCK, &set, nil)
         signal(SIGPIPE, SIG_IGN)
-        // Interrupts the main thread's wait for the end of the session, and nothing else.
-        var action = sigaction()
-        action.__sigaction_handler.sa_handler = { _ in }
-        sigaction(SIGUSR1, &action, nil)
+        ThreadInterruption.prepare()
     }
 
     private static var signals: sigset_t {
@@ -205,15 +212,14 @@ private final class TerminationSignals: Sendable {
 
     /// Calls `exit` at the first signal, and wakes the calling thread until `finish`.
     func wait(_ exit: @escaping @Sendable () -> Void) {
-        let main = pthread_self()
-        let mainThread = UInt(main)
+        let main = ThreadInterruption.ownThread
         Thread.detach { [self] in
             var set = Self.signals
             var number: Int32 = 0
             while sigwait(&set, &number) != 0 {}
             exit()
             while !isFinished.load(ordering: .sequentiallyConsistent) {
-                pthread_kill(pthread_t(mainThread), SIGUSR1)
+                ThreadInterruption.interrupt(main)
                 var pause = pollfd(fd: -1, events: 0, revents: 0)
                 poll(&pause, 1, 10)
             }

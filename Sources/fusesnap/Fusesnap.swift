@@ -14,7 +14,7 @@ struct Fusesnap: ParsableCommand {
             Exit codes: 0 done; 3 the snapshot was not exact to its end; 64 wrong usage; 1 anything else.
             """,
         version: Version.text,
-        subcommands: [Mount.self, Unmount.self, Control.self])
+        subcommands: [Mount.self, Unmount.self, Control.self, FreezeHelperCommand.self])
 
     static func main() {
         do {

@@ -3,6 +3,7 @@ struct MountOptions: Equatable, Sendable {
     /// What a write waits for.
     enum InputOutputPolicy: String, CaseIterable, Sendable {
         case writeThrough = "write-through"
+        case writeBack = "writeback"
     }
 
     /// Options of the kernel's mount, in the order given: they go to FUSE as they are.

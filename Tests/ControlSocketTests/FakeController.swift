@@ -26,7 +26,7 @@ final class FakeController: SnapshotController {
         }
         if wasActive { throw ControlFailure(.alreadyActive, "a snapshot is active already") }
         return StartReport(
-            started: "2026-11-23T03:00:00Z", gateClosedMicroseconds: 17,
+            started: "2026-11-23T03:00:00Z", stallMicroseconds: 17, attempts: 2, filesFrozen: 3,
             snapshotDirectory: "/mnt/.snapshot")
     }
 

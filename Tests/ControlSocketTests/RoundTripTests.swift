@@ -12,7 +12,9 @@ struct RoundTripTests {
         var client = try under.client()
         #expect(client.daemonProcess == getpid())
         let started = try client.start(StartOptions())
-        #expect(started.gateClosedMicroseconds == 17)
+        #expect(started.stallMicroseconds == 17)
+        #expect(started.attempts == 2)
+        #expect(started.filesFrozen == 3)
         #expect(started.snapshotDirectory == "/mnt/.snapshot")
         #expect(try client.status().state == .active)
         var progress: [StopProgress] = []

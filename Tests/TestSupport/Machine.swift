@@ -28,6 +28,10 @@ package enum Machine {
     package static let binary: String =
         environmentValue("FUSESNAP_BINARY") ?? buildDirectory + "/fusesnap"
 
+    /// Options for every mount of a test: -o with what FUSESNAP_TEST_MOUNT_OPTIONS says, to run all under another policy.
+    package static let mountOptions: [String] =
+        environmentValue("FUSESNAP_TEST_MOUNT_OPTIONS").map { ["-o", $0] } ?? []
+
     /// The directory of the test bundle, which the runner is given by its path.
     private static var buildDirectory: String {
         for argument in CommandLine.arguments {

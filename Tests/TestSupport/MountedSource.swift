@@ -20,7 +20,7 @@ package final class MountedSource: Sendable {
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
-        try succeed([Machine.binary, "mount"] + options + [source.string, mountpoint.string], seconds: 30)
+        try succeed([Machine.binary, "mount"] + Machine.mountOptions + options + [source.string, mountpoint.string], seconds: 30)
         guard try isMounted(mountpoint) else {
             throw TestFailure("mount exited with 0, and nothing is mounted on \(mountpoint)")
         }

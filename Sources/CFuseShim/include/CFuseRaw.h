@@ -4,7 +4,24 @@
 #define CFUSE_RAW_H
 #include <stdint.h>
 
-enum { FS_OPCODE_TMPFILE = 51, FS_OPCODE_STATX = 52 };
+enum {
+	FS_OPCODE_SETATTR = 4,
+	FS_OPCODE_OPEN = 14,
+	FS_OPCODE_WRITE = 16,
+	FS_OPCODE_FSYNC = 20,
+	FS_OPCODE_INIT = 26,
+	FS_OPCODE_CREATE = 35,
+	FS_OPCODE_TMPFILE = 51,
+	FS_OPCODE_STATX = 52,
+};
+
+/* Flags of INIT, the second word's too. */
+enum {
+	FS_INIT_HANDLE_KILLPRIV_V2 = 1 << 28,
+};
+
+/* The kernel asks that the change take set-id bits and file capabilities away. */
+enum { FS_WRITE_KILL_SUIDGID = 1 << 2, FS_SETATTR_KILL_SUIDGID = 1 << 11 };
 
 struct fs_in_header {
 	uint32_t len, opcode;
@@ -17,6 +34,35 @@ struct fs_out_header {
 	uint32_t len;
 	int32_t error;
 	uint64_t unique;
+};
+
+struct fs_init_in {
+	uint32_t major, minor, max_readahead, flags, flags2;
+};
+
+struct fs_init_out {
+	uint32_t major, minor, max_readahead, flags;
+	uint16_t max_background, congestion_threshold;
+	uint32_t max_write, time_gran;
+	uint16_t max_pages, map_alignment;
+	uint32_t flags2, max_stack_depth;
+	uint32_t unused[6];
+};
+
+struct fs_open_in {
+	uint32_t flags, open_flags;
+};
+
+struct fs_fsync_in {
+	uint64_t fh;
+	uint32_t fsync_flags, padding;
+};
+
+struct fs_write_in {
+	uint64_t fh, offset;
+	uint32_t size, write_flags;
+	uint64_t lock_owner;
+	uint32_t flags, padding;
 };
 
 struct fs_create_in {
@@ -69,6 +115,8 @@ struct fs_statx_out {
 };
 
 _Static_assert(sizeof(struct fs_in_header) == 40, "fuse_in_header");
+_Static_assert(sizeof(struct fs_init_out) == 64, "fuse_init_out");
+_Static_assert(sizeof(struct fs_write_in) == 40, "fuse_write_in");
 _Static_assert(sizeof(struct fs_attr) == 88, "fuse_attr");
 _Static_assert(sizeof(struct fs_create_out) == 16 + 128 + 16, "fuse_entry_out and fuse_open_out");
 _Static_assert(sizeof(struct fs_statx_out) == 16 + 32 + 256, "fuse_statx_out");

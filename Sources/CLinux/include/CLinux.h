@@ -66,6 +66,8 @@ struct cl_worker {
 	uint32_t mask;		/* the umask set last */
 	int assumed;		/* whether user, group and mask are valid */
 	unsigned int slot;	/* the worker's slot of the gate, plus one */
+	void *intake;		/* what the FUSE session keeps for this worker; NULL in other threads */
+	int kills_privileges;	/* whether the request in hand takes set-id bits away; -1: the kernel does not say */
 };
 struct cl_worker *cl_this_worker(void);
 
@@ -79,6 +81,17 @@ int cl_unix_accept(int socket);
 
 /* The peer's user of a connected Unix socket: getsockopt(SO_PEERCRED). */
 int cl_peer_user(int socket, uint32_t *user, int32_t *process);
+
+/* The calling thread's number, and a signal to the thread of that number in this process. */
+int32_t cl_thread_number(void);
+int cl_signal_thread(int32_t thread, int signal);
+
+/* futex(2): waits while the word at `address` has that value; wakes all who wait for it. */
+void cl_futex_wait(void *address, uint32_t value);
+void cl_futex_wake(void *address);
+
+/* sync_file_range(2) over the whole file: writes its dirty pages and waits for them. */
+int cl_flush(int descriptor);
 
 /* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
 int cl_pidfd_open(int32_t process);

@@ -26,6 +26,7 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: target)
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
+            if wanted.isEmpty { try killPrivileges(descriptor) }
             if wanted.user != nil || wanted.group != nil {
                 try changeOwner(
                     descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
@@ -43,8 +44,29 @@ extension LiveView {
                 try changeTimes(
                     descriptor, accessed: wanted.accessed ?? .omitted,
                     modified: wanted.modified ?? .omitted)
+                if policy.gathersWrites, let modified = wanted.modified, modified != .now {
+                    writers.times(of: node)?.didSet(modified)
+                }
             }
             return presented(try FileStatus(of: descriptor))
+        }
+    }
+
+    /// What a change of nothing asks for (FUSE_HANDLE_KILLPRIV_V2, before a change of data): the set-id bits and file
+    /// capabilities go, as Linux takes them away.
+    private func killPrivileges(_ descriptor: Descriptor) throws(Errno) {
+        let mode = try FileStatus(of: descriptor).mode
+        let executableByGroup = UInt32(S_ISGID | S_IXGRP)
+        var kept = mode & 0o7777 & ~UInt32(S_ISUID)
+        if mode & executableByGroup == executableByGroup { kept &= ~UInt32(S_ISGID) }
+        if kept != mode & 0o7777 { try changeMode(descriptor, kept) }
+        do throws(Errno) {
+            try LinuxSystem.removeExtendedAttribute(descriptor, "security.capability")
+        } catch {
+            guard error == .noData || error == .notSupportedOnSocket || error == .notPermitted else {
+                throw error
+            }
+            // It has none, or the file system knows none, or it is not this user's to take.
         }
     }
 

@@ -12,8 +12,10 @@ extension LiveView {
 
     /// Flags that are the kernel's business, not the source's: direct I/O goes around the kernel's cache of the
     /// mount; what the daemon reads and writes need not be aligned.
-    private static func sourceFlags(_ flags: Int32) -> Int32 {
-        flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW) | O_NONBLOCK
+    private func sourceFlags(_ flags: Int32) -> Int32 {
+        // Where the kernel gathers writes it says where the end is.
+        let append = policy.gathersWrites ? O_APPEND : 0
+        return flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW | append) | O_NONBLOCK
     }
 
     private static func writes(_ flags: Int32) -> Bool { flags & O_ACCMODE != O_RDONLY }
@@ -21,29 +23,40 @@ extension LiveView {
     /// Opens a file for what `flags` ask, and for reading too where that may be, since originals are read before
     /// they change.
     private func openFile(
-        _ reference: InodeReference, _ flags: Int32,
-        _ open: (Int32) throws(Errno) -> Descriptor
-    ) throws(Errno) -> OpenFile {
+        _ node: UInt64, _ flags: Int32, _ open: (Int32) throws(Errno) -> Descriptor
+    ) throws(Errno) -> OpenReply {
         let isWriteOnly = flags & O_ACCMODE == O_WRONLY
         if isWriteOnly {
             do throws(Errno) {
                 let both = flags & ~O_ACCMODE | O_RDWR
-                return OpenFile(
-                    try open(both), reference, isReadable: true, isWritable: true)
+                return try opened(try open(both), node, flags)
             } catch .permissionDenied {
                 // An ordinary user's daemon, and a file that this user may write but not read.
             }
         }
-        return OpenFile(
-            try open(flags), reference, isReadable: !isWriteOnly, isWritable: Self.writes(flags))
+        return try opened(try open(flags), node, flags, isReadable: !isWriteOnly)
+    }
+
+    /// The answer to an open for what `flags` ask.
+    private func opened(
+        _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true
+    ) throws(Errno) -> OpenReply {
+        let isWritable = Self.writes(flags)
+        let file = OpenFile(
+            descriptor, try reference(of: node), isReadable: isReadable, isWritable: isWritable,
+            times: isWritable ? writers.add(node) : nil)
+        // The kernel fills the rest of a page before it gathers writes to it.
+        return OpenReply(
+            handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
+            isDirect: !isReadable && policy.gathersWrites)
     }
 
     func open(
         _ context: RequestContext, _ node: UInt64, _ flags: Int32
     ) throws(Errno) -> OpenReply {
         let reference = try reference(of: node)
-        func opened() throws(Errno) -> OpenFile {
-            try openFile(reference, Self.sourceFlags(flags)) { (flags) throws(Errno) in
+        func openedNode() throws(Errno) -> OpenReply {
+            try openFile(node, sourceFlags(flags)) { (flags) throws(Errno) in
                 if source.usesHandles, reference.device == source.device {
                     do throws(Errno) {
                         return try source.open(reference, flags)
@@ -54,16 +67,53 @@ extension LiveView {
                 return try Descriptor.reopen(try descriptor(of: node), flags)
             }
         }
-        if flags & O_TRUNC == 0 {
-            return OpenReply(handle: Handle.make(try opened()), keepsCache: true)
-        }
+        if flags & O_TRUNC == 0 { return try openedNode() }
+        // Of a file that was made beside the mount while the kernel was about to make it; else truncation is a
+        // request of its own.
         let target = try target(of: node)
-        let file = try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
+        return try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
             try assumeWriter(context)
-            return try opened()
+            return try openedNode()
         }
-        return OpenReply(handle: Handle.make(file), keepsCache: false)
+    }
+
+    func release(_ node: UInt64, _ handle: UInt64) {
+        let file = Handle.object(handle, as: OpenFile.self)
+        if file.isWritable {
+            do throws(Errno) {
+                try restoreTimes(file.target, file.times)
+            } catch {
+                // As where the kernel cannot send its time: the source keeps its own.
+            }
+            writers.remove(node)
+        }
+        Handle.release(handle, as: OpenFile.self)
+    }
+
+    /// Gives a file the time of modification that the kernel says it has, where data were written back since.
+    func restoreTimes(_ target: ChangeTarget, _ times: WrittenTimes?) throws(Errno) {
+        guard let modified = times?.takeStale() else { return }
+        try change { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            try changeTimes(target.descriptor, accessed: .omitted, modified: modified)
+        }
+    }
+
+    /// `restoreTimes` of a node that is open for writing.
+    func restoreTimes(of node: UInt64) throws(Errno) {
+        try restoreTimes(try target(of: node), writers.times(of: node))
+    }
+
+    /// The node whose number `name` is, for the freeze helper alone.
+    func lookupToFreeze(
+        _ context: RequestContext, _ name: UnsafePointer<CChar>
+    ) throws(Errno) -> EntryReply {
+        guard freezeDirectory.isHelper(context) else { throw .noSuchFileOrDirectory }
+        let node = try freezeDirectory.target(of: name)
+        let attributes = try attributes(node, nil)
+        try nodes.retain(node)
+        return EntryReply(node: node, attributes: attributes, timeout: 0)
     }
 
     func create(
@@ -72,7 +122,7 @@ extension LiveView {
     ) throws(Errno) -> (EntryReply, OpenReply) {
         if parent == NodeTable.mountRoot && snapshotName.equals(name) { throw .notPermitted }
         let directory = try target(of: parent)
-        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
+        let sourceFlags = self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
         do throws(Errno) {
             return try change { (snapshot) throws(Errno) in
                 if let snapshot { try willMake(name, in: directory, snapshot) }
@@ -82,12 +132,9 @@ extension LiveView {
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name)
-                let file = OpenFile(
-                    made, try reference(of: node), isReadable: true,
-                    isWritable: Self.writes(flags))
                 let entry = EntryReply(
                     node: node, attributes: presented(status), timeout: policy.entrySeconds)
-                return (entry, OpenReply(handle: Handle.make(file), keepsCache: true))
+                return (entry, try opened(made, node, flags & ~O_TRUNC))
             }
         } catch .fileExists where flags & O_EXCL == 0 {
             // Made beside the mount since the kernel looked.
@@ -106,7 +153,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply) {
         let directory = try descriptor(of: parent)
-        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
+        let sourceFlags = self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
         // O_EXCL says that it never gets a name.
         let exclusive = flags & O_EXCL
         return try change { (snapshot) throws(Errno) in
@@ -116,13 +163,10 @@ extension LiveView {
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".")
-            let reference = try reference(of: node)
-            nodes.pin(reference, made)
-            let file = OpenFile(
-                made, reference, isReadable: true, isWritable: Self.writes(flags))
+            nodes.pin(try reference(of: node), made)
             let entry = EntryReply(
                 node: node, attributes: presented(status), timeout: policy.entrySeconds)
-            return (entry, OpenReply(handle: Handle.make(file), keepsCache: true))
+            return (entry, try opened(made, node, flags & ~O_TRUNC))
         }
     }
 
@@ -131,13 +175,16 @@ extension LiveView {
     }
 
     func write(
-        _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64
+        _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64,
+        isWriteBack: Bool
     ) throws(Errno) -> Int {
         let file = Handle.object(handle, as: OpenFile.self)
         let range = offset..<offset + Int64(data.count)
         return try change(file.target, data: range) { (_) throws(Errno) in
             try assumeWriter(context)
-            return try writeMost(file.descriptor, data, at: offset)
+            let count = try writeMost(file.descriptor, data, at: offset)
+            if isWriteBack && policy.gathersWrites { file.times?.didWriteBack() }
+            return count
         }
     }
 

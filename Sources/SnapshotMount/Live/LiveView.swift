@@ -16,6 +16,9 @@ final class LiveView: Sendable {
     let lifecycle: SnapshotLifecycle
     let credentials: Credentials
     let policy: CachePolicy
+    /// What is open for writing, and how the freeze helper finds it.
+    let writers = Writers()
+    let freezeDirectory = FreezeDirectory()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -123,7 +126,8 @@ final class LiveView: Sendable {
     /// The calling thread changes data as the user who asks.
     func assumeWriter(_ context: RequestContext) throws(Errno) {
         try credentials.assume(
-            user: context.user, group: context.group, mask: context.mask, keepsSetID: false)
+            user: context.user, group: context.group, mask: context.mask,
+            keepsSetID: !context.killsPrivileges)
     }
 }
 
@@ -153,10 +157,16 @@ package struct CachePolicy: Sendable {
     package var attributeSeconds: Double
     /// For how long the kernel may remember that a name does not exist.
     package var negativeSeconds: Double
+    /// Whether the kernel gathers writes, and so owns the size and time of modification of files.
+    package var gathersWrites: Bool
 
-    package init(entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double) {
+    package init(
+        entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double,
+        gathersWrites: Bool = false
+    ) {
         self.entrySeconds = entrySeconds
         self.attributeSeconds = attributeSeconds
         self.negativeSeconds = negativeSeconds
+        self.gathersWrites = gathersWrites
     }
 }

@@ -8,14 +8,18 @@ final class OpenFile: Sendable {
     let reference: InodeReference
     let isReadable: Bool
     let isWritable: Bool
+    /// Of a file that is open for writing: what the kernel says of its times.
+    let times: WrittenTimes?
 
     init(
-        _ descriptor: Descriptor, _ reference: InodeReference, isReadable: Bool, isWritable: Bool
+        _ descriptor: Descriptor, _ reference: InodeReference, isReadable: Bool, isWritable: Bool,
+        times: WrittenTimes?
     ) {
         self.descriptor = descriptor
         self.reference = reference
         self.isReadable = isReadable
         self.isWritable = isWritable
+        self.times = times
     }
 
     var target: ChangeTarget { ChangeTarget(reference, descriptor, isReadable: isReadable) }

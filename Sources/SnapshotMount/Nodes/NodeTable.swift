@@ -115,6 +115,16 @@ final class NodeTable: Sendable {
         return result
     }
 
+    /// Counts a look-up of a node by its id; throws ESTALE where it is not known.
+    func retain(_ node: UInt64) throws(Errno) {
+        let isKnown = state.withLock { state in
+            guard let slot = Self.slot(node, state) else { return false }
+            state.nodes[slot]?.lookups += 1
+            return true
+        }
+        if !isKnown { throw .staleNFSFileHandle }
+    }
+
     private static func find(_ identity: Identity, _ state: borrowing State) -> Int? {
         let nodes = state.nodes
         return state.index.find(identity.hash) { slot in

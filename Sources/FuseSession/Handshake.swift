@@ -1,0 +1,61 @@
+internal import CFuseShim
+internal import Glibc
+internal import Synchronization
+
+/// What is agreed with the kernel at INIT beyond what libfuse 3.14 knows: its answer is amended on the way out.
+///
+/// FUSE_HANDLE_KILLPRIV_V2: the file system takes set-id bits and file capabilities away where data change; the kernel
+/// then need not ask for `security.capability` before each write.
+final class Handshake: Sendable {
+    private struct Offer {
+        var unique: UInt64
+        var flags: UInt32
+    }
+
+    private let offer = Mutex<Offer?>(nil)
+    /// Whether an answer to INIT is awaited: all other answers pass by after one look.
+    private let isAwaited = Atomic<Bool>(false)
+    /// Flags of the answer that libfuse does not know.
+    private let agreed = Atomic<UInt32>(0)
+
+    /// Whether the kernel says of each change of data if it takes set-id bits away.
+    var killsPrivileges: Bool { agreed.load(ordering: .relaxed) & UInt32(FS_INIT_HANDLE_KILLPRIV_V2) != 0 }
+
+    func didReceive(_ request: RawRequest) {
+        guard let input = request.argument(fs_init_in.self) else { return }
+        offer.withLock { $0 = Offer(unique: request.header.unique, flags: input.flags) }
+        isAwaited.store(true, ordering: .sequentiallyConsistent)
+    }
+
+    /// Sends an answer, as writev(2) does.
+    func send(_ channel: Int32, _ vectors: UnsafeMutablePointer<iovec>?, _ count: Int32) -> Int {
+        if isAwaited.load(ordering: .relaxed), let vectors, let answer = amended(vectors, count) {
+            return answer.withUnsafeBytes { write(channel, $0.baseAddress, $0.count) }
+        }
+        return writev(channel, vectors, count)
+    }
+
+    private func amended(_ vectors: UnsafeMutablePointer<iovec>, _ count: Int32) -> [UInt8]? {
+        guard let offer = offer.withLock({ $0 }) else { return nil }
+        var bytes: [UInt8] = []
+        for vector in UnsafeBufferPointer(start: vectors, count: Int(count)) {
+            bytes += UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len)
+        }
+        let headerSize = MemoryLayout<fs_out_header>.size
+        guard bytes.count >= headerSize else { return nil }
+        let header = bytes.withUnsafeBytes { $0.loadUnaligned(as: fs_out_header.self) }
+        guard header.unique == offer.unique else { return nil }
+        isAwaited.store(false, ordering: .sequentiallyConsistent)
+        guard header.error == 0, bytes.count >= headerSize + MemoryLayout<fs_init_out>.size else {
+            return nil
+        }
+        bytes.withUnsafeMutableBytes { bytes in
+            var output = bytes.loadUnaligned(fromByteOffset: headerSize, as: fs_init_out.self)
+            let added = offer.flags & UInt32(FS_INIT_HANDLE_KILLPRIV_V2)
+            output.flags |= added
+            agreed.store(added, ordering: .relaxed)
+            bytes.storeBytes(of: output, toByteOffset: headerSize, as: fs_init_out.self)
+        }
+        return bytes
+    }
+}

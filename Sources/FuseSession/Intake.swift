@@ -1,0 +1,268 @@
+internal import CFuse3
+internal import CFuseShim
+internal import CLinux
+internal import Glibc
+internal import LinuxSystem
+internal import Synchronization
+internal import SystemPackage
+
+/// What lies between the kernel and libfuse: every request is read here, and most are passed on as they are.
+///
+/// Requests that libfuse does not know are served (`UnknownRequest`); what it would drop of others is noted
+/// (`cl_worker.kills_privileges`). For a freeze of the mount's writers (`SnapshotMount.Freezer`) it does three things:
+///
+/// - **Parking**: requests that open a file for writing or make one are kept back, by the worker that read them, since
+///   only its channel takes the answer. Nothing else waits for them: such a request holds at most the lock of the
+///   directory in which it makes a file.
+/// - **Withholding**: the FSYNCs of the freeze are not answered. The kernel keeps the inode's lock meanwhile, so no
+///   write(2) to the file begins.
+/// - **Settling**: waits until requests that were read before have been served. A worker says in `WorkerState`
+///   what it is doing; one that is reading may have a request in hand already without having said so, and is
+///   interrupted by a signal: either it has nothing, and begins anew, or it says what it has.
+///
+/// Invariant, for parking: a worker says that it serves an opening before it looks whether openings are parked, and
+/// the freeze says that they are before it looks at the workers (both sequentially consistent). So an opening is
+/// parked, or `settle` waits for it.
+package final class Intake: Sendable {
+    /// What `settle` waits for.
+    package enum Kind: UInt64, Sendable {
+        case other, opening, data
+        /// Waiting for a request, or about to say which it has.
+        fileprivate static let reading: UInt64 = 3
+    }
+
+    /// The handle that the freeze's opens answer with: odd, as no object's address is.
+    package static let freezeHandle: UInt64 = 1
+
+    let operations: Operations
+    private let handshake: Handshake
+    private let workers = Mutex<[Worker]>([])
+    private let isParking = Atomic<Bool>(false)
+    /// The process whose openings are never parked; 0 for none.
+    private let exempt = Atomic<Int32>(0)
+    private let withheld = Withheld()
+
+    init(_ operations: Operations, _ handshake: Handshake) {
+        self.operations = operations
+        self.handshake = handshake
+    }
+
+    // MARK: Reading
+
+    /// Reads the next request for libfuse, as read(2) does.
+    func read(_ channel: Int32, _ buffer: UnsafeMutableRawPointer?, _ size: Int) -> Int {
+        guard let buffer else { return Glibc.read(channel, buffer, size) }
+        let worker = ownWorker()
+        while true {
+            worker.say(Kind.reading)
+            var count = isParking.load(ordering: .sequentiallyConsistent) ? 0 : worker.unpark(into: buffer)
+            if count == 0 {
+                count = Glibc.read(channel, buffer, size)
+                if count < 0 && errno == EINTR && worker.hasParked { continue }
+            }
+            guard count >= MemoryLayout<fs_in_header>.size else { return count }
+            let request = RawRequest(UnsafeRawBufferPointer(start: buffer, count: count), channel)
+            let kind = request.kind
+            worker.say(kind.rawValue)
+            if kind == .opening, isParking.load(ordering: .sequentiallyConsistent),
+                request.process != exempt.load(ordering: .relaxed)
+            {
+                worker.park(request.bytes)
+                continue
+            }
+            if !isServedHere(request) { return count }
+        }
+    }
+
+    /// Serves what libfuse cannot; notes what it would not pass on.
+    private func isServedHere(_ request: RawRequest) -> Bool {
+        cl_this_worker()?.pointee.kills_privileges = -1
+        switch request.opcode {
+        case FS_OPCODE_INIT:
+            handshake.didReceive(request)
+            return false
+        case FS_OPCODE_WRITE, FS_OPCODE_SETATTR:
+            if handshake.killsPrivileges {
+                cl_this_worker()?.pointee.kills_privileges = request.killsPrivileges ? 1 : 0
+            }
+            return false
+        case FS_OPCODE_FSYNC:
+            guard request.argument(fs_fsync_in.self)?.fh == Self.freezeHandle else { return false }
+            if !withheld.take(request) { UnknownRequest(request, operations).answer(error: nil) }
+            return true
+        case FS_OPCODE_TMPFILE, FS_OPCODE_STATX:
+            // libfuse ends idle workers by cancelling them; not in the middle of a request.
+            var old: Int32 = 0
+            pthread_setcancelstate(Int32(PTHREAD_CANCEL_DISABLE), &old)
+            UnknownRequest(request, operations).serve()
+            pthread_setcancelstate(old, nil)
+            return true
+        default:
+            return false
+        }
+    }
+
+    private func ownWorker() -> Worker {
+        guard let local = cl_this_worker() else {
+            preconditionFailure("every thread has thread-local storage")
+        }
+        if let known = local.pointee.intake {
+            return Unmanaged<Worker>.fromOpaque(known).takeUnretainedValue()
+        }
+        let worker = Worker()
+        // The list keeps it; threads of a session live as long as the session.
+        workers.withLock { $0.append(worker) }
+        local.pointee.intake = Unmanaged.passUnretained(worker).toOpaque()
+        return worker
+    }
+
+    // MARK: Freezing
+
+    /// Keeps openings back from now on, but for those of `process`. Returns once those that came before have been
+    /// served: false where that is not so at `deadline`.
+    package func park(exceptOf process: Int32, until deadline: ContinuousClock.Instant) -> Bool {
+        exempt.store(process, ordering: .relaxed)
+        isParking.store(true, ordering: .sequentiallyConsistent)
+        return settle(.opening, until: deadline)
+    }
+
+    /// Lets the openings go that were kept back.
+    package func unpark() {
+        isParking.store(false, ordering: .sequentiallyConsistent)
+        for worker in workers.withLock({ $0 }) {
+            while worker.hasParked && worker.isReading { worker.interrupt() }
+        }
+    }
+
+    /// Withholds the answers to the freeze's FSYNCs from now on.
+    package func withhold() {
+        withheld.begin()
+    }
+
+    /// Waits until the FSYNCs of all `nodes` are withheld. Returns the nodes whose FSYNC had not come at `deadline`,
+    /// or when `isPossible` turned false, which `stopWaiting` makes it look at.
+    package func waitUntilWithheld(
+        _ nodes: Set<UInt64>, until deadline: ContinuousClock.Instant, while isPossible: () -> Bool
+    ) -> Set<UInt64> {
+        withheld.wait(for: nodes, until: deadline, while: isPossible)
+    }
+
+    /// Makes `waitUntilWithheld` look anew whether it can still succeed.
+    package func stopWaiting() {
+        withheld.wake()
+    }
+
+    /// Answers what was withheld; later FSYNCs are answered at once.
+    package func answerWithheld() {
+        withheld.end { UnknownRequest($0, channel: $1, operations).answer(error: nil) }
+    }
+
+    /// Waits until every request of that kind that the kernel handed out before has been served: false where that is
+    /// not so at `deadline`.
+    package func settle(_ kind: Kind, until deadline: ContinuousClock.Instant) -> Bool {
+        for worker in workers.withLock({ $0 }) {
+            let before = worker.state
+            // An opening that a worker has not spoken of yet will be parked.
+            guard worker.isDoing(kind) || kind == .data && worker.isReading else { continue }
+            while worker.state == before {
+                if ContinuousClock.now >= deadline { return false }
+                worker.interrupt()
+            }
+        }
+        return true
+    }
+}
+
+/// A thread of libfuse, as others see it.
+private final class Worker: Sendable {
+    private static let kindMask: UInt64 = 3
+    private let thread = cl_thread_number()
+    /// What it is doing, in the lowest two bits, and above them a number that grows whenever that changes.
+    private let saying = Atomic<UInt64>(0)
+    /// Requests kept back; touched by the worker alone.
+    private nonisolated(unsafe) var parked: [[UInt8]] = []
+    private let parkedCount = Atomic<Int>(0)
+
+    var state: UInt64 { saying.load(ordering: .sequentiallyConsistent) }
+    var isReading: Bool { state & Self.kindMask == Intake.Kind.reading }
+    var hasParked: Bool { parkedCount.load(ordering: .sequentiallyConsistent) > 0 }
+
+    func isDoing(_ kind: Intake.Kind) -> Bool { state & Self.kindMask == kind.rawValue }
+
+    /// By the worker alone.
+    func say(_ kind: UInt64) {
+        let now = saying.load(ordering: .relaxed)
+        saying.store((now & ~Self.kindMask) + Self.kindMask + 1 + kind, ordering: .sequentiallyConsistent)
+    }
+
+    func park(_ request: UnsafeRawBufferPointer) {
+        parked.append(Array(request))
+        parkedCount.add(1, ordering: .sequentiallyConsistent)
+    }
+
+    /// Takes the oldest request that was kept back; its length, 0 where there is none.
+    func unpark(into buffer: UnsafeMutableRawPointer) -> Int {
+        guard !parked.isEmpty else { return 0 }
+        let request = parked.removeFirst()
+        parkedCount.subtract(1, ordering: .sequentiallyConsistent)
+        request.withUnsafeBytes {
+            buffer.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(buffer), byteCount: $0.count)
+        }
+        return request.count
+    }
+
+    /// Makes a read(2) that waits return, and pauses: the signal is lost where the worker is only about to read, so
+    /// callers repeat this until they see an effect.
+    func interrupt() {
+        if isReading { ThreadInterruption.interrupt(thread) }
+        var pause = timespec(tv_sec: 0, tv_nsec: 20_000)
+        nanosleep(&pause, nil)
+    }
+}
+
+/// The FSYNCs of a freeze. `monitor` guards all of it, and is held for no I/O but the answers at the end.
+private final class Withheld: @unchecked Sendable {
+    private let monitor = Monitor()
+    private var isActive = false
+    private var requests: [(header: fs_in_header, channel: Int32)] = []
+    private var nodes: Set<UInt64> = []
+
+    func begin() {
+        monitor.withLock { isActive = true }
+    }
+
+    /// False where nothing is withheld now.
+    func take(_ request: RawRequest) -> Bool {
+        monitor.withLock {
+            if isActive {
+                requests.append((request.header, request.channel))
+                nodes.insert(request.header.nodeid)
+                monitor.wake()
+            }
+            return isActive
+        }
+    }
+
+    func wait(
+        for wanted: Set<UInt64>, until deadline: ContinuousClock.Instant, while isPossible: () -> Bool
+    ) -> Set<UInt64> {
+        monitor.withLock {
+            while nodes.count < wanted.count, isPossible(), monitor.wait(until: deadline) {}
+            return wanted.subtracting(nodes)
+        }
+    }
+
+    func wake() {
+        monitor.withLock { monitor.wake() }
+    }
+
+    func end(_ answer: (fs_in_header, Int32) -> Void) {
+        let taken = monitor.withLock {
+            isActive = false
+            nodes = []
+            defer { requests = [] }
+            return requests
+        }
+        for (header, channel) in taken { answer(header, channel) }
+    }
+}
