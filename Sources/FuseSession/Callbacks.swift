@@ -307,11 +307,9 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
     }
     table.write = { request, node, data, size, offset, information in
         do throws(Errno) {
-            let information = required(information).pointee
             let count = try operations(request).write(
-                context(request), node: node, handle: information.fh,
-                UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset),
-                isWriteBack: information.writepage != 0)
+                context(request), node: node, handle: required(information).pointee.fh,
+                UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset))
             fuse_reply_write(request, count)
         } catch {
             fail(request, error)

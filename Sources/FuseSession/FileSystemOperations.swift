@@ -53,10 +53,9 @@ package protocol FileSystemOperations: AnyObject, Sendable {
         _ context: RequestContext, parent: UInt64, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply)
     func read(node: UInt64, handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply
-    /// `isWriteBack`: the data come from the kernel's page cache, at a time of its choice.
     func write(
         _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,
-        offset: Int64, isWriteBack: Bool
+        offset: Int64
     ) throws(Errno) -> Int
     func release(node: UInt64, handle: UInt64)
     func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno)

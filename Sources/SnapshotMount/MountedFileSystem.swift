@@ -207,10 +207,10 @@ package final class MountedFileSystem: FileSystemOperations {
 
     package func write(
         _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,
-        offset: Int64, isWriteBack: Bool
+        offset: Int64
     ) throws(Errno) -> Int {
         try refuseInSnapshot(node)
-        return try live.write(context, handle, data, offset: offset, isWriteBack: isWriteBack)
+        return try live.write(context, handle, data, offset: offset)
     }
 
     package func release(node: UInt64, handle: UInt64) {

@@ -16,9 +16,19 @@ struct Fusesnap: ParsableCommand {
         version: Version.text,
         subcommands: [Mount.self, Unmount.self, Control.self, FreezeHelperCommand.self])
 
+    /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.
+    static func words(_ arguments: some Sequence<String>) -> [String] {
+        var isOver = false  // After `--` nothing is an option.
+        return arguments.flatMap { word in
+            isOver = isOver || word == "--"
+            guard !isOver, word.hasPrefix("-o"), word.count > 2 else { return [word] }
+            return ["-o", String(word.dropFirst(2))]
+        }
+    }
+
     static func main() {
         do {
-            var command = try parseAsRoot()
+            var command = try parseAsRoot(words(CommandLine.arguments.dropFirst()))
             try command.run()
         } catch let failure as CommandFailure {
             StandardError.write(failure.message)

@@ -20,7 +20,8 @@ package final class MountedSource: Sendable {
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
-        try succeed([Machine.binary, "mount"] + Machine.mountOptions + options + [source.string, mountpoint.string], seconds: 30)
+        let words = ["mount"] + Machine.mountOptions + options + [source.string, mountpoint.string]
+        try succeed([Machine.binary] + words, seconds: 30)
         guard try isMounted(mountpoint) else {
             throw TestFailure("mount exited with 0, and nothing is mounted on \(mountpoint)")
         }

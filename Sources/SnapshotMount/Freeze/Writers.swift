@@ -13,10 +13,10 @@ final class Writers: Sendable {
     /// Nodes with at least one handle for writing.
     var nodes: Set<UInt64> { entries.withLock { Set($0.keys) } }
 
-    /// Counts a handle for writing.
-    func add(_ node: UInt64) -> WrittenTimes {
+    /// Counts a handle for writing; `modified` is the file's time, which the kernel has been told.
+    func add(_ node: UInt64, _ modified: Timestamp) -> WrittenTimes {
         entries.withLock { entries in
-            let times = entries[node]?.times ?? WrittenTimes()
+            let times = entries[node]?.times ?? WrittenTimes(modified)
             entries[node] = Entry(count: (entries[node]?.count ?? 0) + 1, times: times)
             return times
         }
@@ -35,34 +35,39 @@ final class Writers: Sendable {
     }
 }
 
-/// The time of modification of a file whose writes the kernel gathers (`io=writeback`): the kernel's own, which it
-/// sends in its good time, while each piece of data that it writes back changes the source's. So when data came last,
-/// the kernel's time is set again before anybody can miss it: at fsync, at the end of a handle, at a cut.
+/// The time of modification of a file whose writes the kernel gathers (`io=writeback`): the kernel's own. It sends its
+/// time after a change, but not where that is the time that it had (it counts in ticks), and data written back, which
+/// change the source's time, may come later. So when data came last, the kernel's time is set again before anybody
+/// can miss it: at fsync, at the end of a handle, at a cut.
 final class WrittenTimes: Sendable {
     private struct State {
-        /// What the kernel sent last. Before it has sent one it still will.
-        var kernels: Timestamp?
+        /// What the kernel was told, or said, last.
+        var kernels: Timestamp
         var isStale = false
     }
 
-    private let state = Mutex(State())
+    private let state: Mutex<State>
+
+    init(_ modified: Timestamp) {
+        state = Mutex(State(kernels: modified))
+    }
 
     /// The kernel has sent its time, and the source has it.
     func didSet(_ time: Timestamp) {
         state.withLock { $0 = State(kernels: time) }
     }
 
-    /// Data were written back: the source's time is now the present one.
-    func didWriteBack() {
+    /// Data have changed: the source's time is now the present one.
+    func didChangeData() {
         state.withLock { $0.isStale = true }
     }
 
     /// The time that the source ought to have, if it has another.
     func takeStale() -> Timestamp? {
         state.withLock { state in
-            guard state.isStale, let kernels = state.kernels else { return nil }
+            guard state.isStale else { return nil }
             state.isStale = false
-            return kernels
+            return state.kernels
         }
     }
 }

@@ -42,9 +42,11 @@ extension LiveView {
         _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
+        let times =
+            isWritable ? writers.add(node, try FileStatus(of: descriptor).modified) : nil
         let file = OpenFile(
             descriptor, try reference(of: node), isReadable: isReadable, isWritable: isWritable,
-            times: isWritable ? writers.add(node) : nil)
+            times: times)
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
@@ -175,17 +177,20 @@ extension LiveView {
     }
 
     func write(
-        _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64,
-        isWriteBack: Bool
+        _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64
     ) throws(Errno) -> Int {
         let file = Handle.object(handle, as: OpenFile.self)
         let range = offset..<offset + Int64(data.count)
         return try change(file.target, data: range) { (_) throws(Errno) in
             try assumeWriter(context)
             let count = try writeMost(file.descriptor, data, at: offset)
-            if isWriteBack && policy.gathersWrites { file.times?.didWriteBack() }
+            didChangeData(file)
             return count
         }
+    }
+
+    private func didChangeData(_ file: OpenFile) {
+        if policy.gathersWrites { file.times?.didChangeData() }
     }
 
     /// Writes all of `data`, or, where the file system takes only a part, that part: an error then shows with the
@@ -226,6 +231,7 @@ extension LiveView {
             try assumeWriter(context)
             try LinuxSystem.allocate(
                 file.descriptor, mode: mode, offset: offset, length: length)
+            didChangeData(file)
         }
     }
 
@@ -242,10 +248,12 @@ extension LiveView {
             try assumeWriter(context)
             var from = Int(offset)
             var to = Int(newOffset)
-            return try checked {
+            let count = try checked {
                 copy_file_range(
                     input.descriptor.raw, &from, output.descriptor.raw, &to, length, 0)
             }
+            didChangeData(output)
+            return count
         }
     }
 
