@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include <stddef.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <sys/ioctl.h>
 #include "CFuseShim.h"
 
 int fs_session_loop_mt(struct fuse_session *session, int clone_fd, unsigned int max_threads)
@@ -42,4 +43,22 @@ int fs_session_intercept(struct fuse_session *session,
 		.splice_send = plain_splice,
 	};
 	return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
+
+struct fs_backing_map {
+	int32_t fd;
+	uint32_t flags;
+	uint64_t padding;
+};
+
+int fs_backing_open(int channel, int file)
+{
+	const struct fs_backing_map map = { .fd = file };
+	return ioctl(channel, _IOW(229, 1, struct fs_backing_map), &map);
+}
+
+int fs_backing_close(int channel, int32_t backing)
+{
+	const uint32_t id = (uint32_t) backing;
+	return ioctl(channel, _IOW(229, 2, uint32_t), &id);
 }

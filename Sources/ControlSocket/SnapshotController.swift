@@ -17,6 +17,7 @@ package enum ControlFailureCode: String, Codable, Sendable {
     case notActive = "not_active"
     case inexact
     case busy
+    case notFrozen = "not_frozen"
     case failed
     case refused
     case badRequest = "bad_request"

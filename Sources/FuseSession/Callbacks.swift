@@ -1,4 +1,5 @@
 internal import CFuse3
+internal import CFuseShim
 internal import CLinux
 internal import Glibc
 internal import LinuxSystem
@@ -12,12 +13,13 @@ typealias Operations = any FileSystemOperations
 final class CallbackState: Sendable {
     let operations: Operations
     let options: SessionOptions
-    let handshake = Handshake()
+    let handshake: Handshake
     let intake: Intake
 
     init(_ operations: Operations, _ options: SessionOptions) {
         self.operations = operations
         self.options = options
+        handshake = Handshake(stackDepth: options.passthroughDepth)
         intake = Intake(operations, handshake)
     }
 }
@@ -270,8 +272,7 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
         do throws(Errno) {
             let reply = try operations.open(
                 context(request), node: node, flags: information.pointee.flags)
-            apply(reply, to: information)
-            if fuse_reply_open(request, information) == -ENOENT {
+            if sendOpened(request, reply, information) == -ENOENT {
                 operations.release(node: node, handle: reply.handle)
             }
         } catch {
@@ -285,9 +286,7 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
             let (entry, reply) = try operations.create(
                 context(request), parent: parent, required(name), mode: mode,
                 flags: information.pointee.flags)
-            apply(reply, to: information)
-            var parameters = fuse_entry_param(entry)
-            if fuse_reply_create(request, &parameters, information) == -ENOENT {
+            if sendCreated(request, entry, reply, information) == -ENOENT {
                 operations.release(node: entry.node, handle: reply.handle)
                 operations.forget(node: entry.node, count: 1)
             }
@@ -353,6 +352,35 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
         } catch {
             fail(request, error)
         }
+    }
+}
+
+private func sendOpened(
+    _ request: fuse_req_t?, _ reply: OpenReply, _ information: UnsafeMutablePointer<fuse_file_info>
+) -> Int32 {
+    if reply.backing == nil {
+        apply(reply, to: information)
+        return fuse_reply_open(request, information)
+    }
+    return sendRaw(request, fs_open_out(reply))
+}
+
+private func sendCreated(
+    _ request: fuse_req_t?, _ entry: EntryReply, _ reply: OpenReply,
+    _ information: UnsafeMutablePointer<fuse_file_info>
+) -> Int32 {
+    if reply.backing == nil {
+        apply(reply, to: information)
+        var parameters = fuse_entry_param(entry)
+        return fuse_reply_create(request, &parameters, information)
+    }
+    return sendRaw(request, fs_create_out(entry, reply))
+}
+
+/// Sends an answer with what libfuse 3.14 does not know of.
+private func sendRaw(_ request: fuse_req_t?, _ answer: some Any) -> Int32 {
+    withUnsafeBytes(of: answer) {
+        fuse_reply_buf(request, $0.baseAddress?.assumingMemoryBound(to: CChar.self), $0.count)
     }
 }
 

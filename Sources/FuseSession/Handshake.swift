@@ -6,24 +6,38 @@ internal import Synchronization
 ///
 /// FUSE_HANDLE_KILLPRIV_V2: the file system takes set-id bits and file capabilities away where data change; the kernel
 /// then need not ask for `security.capability` before each write.
+///
+/// FUSE_PASSTHROUGH, where it is wanted: the kernel reads and writes the source's files by itself.
 final class Handshake: Sendable {
     private struct Offer {
         var unique: UInt64
         var flags: UInt32
+        var flags2: UInt32
     }
+
+    /// How many file systems may be stacked below this one and be passed through to; nil: none is.
+    private let stackDepth: UInt32?
 
     private let offer = Mutex<Offer?>(nil)
     /// Whether an answer to INIT is awaited: all other answers pass by after one look.
     private let isAwaited = Atomic<Bool>(false)
     /// Flags of the answer that libfuse does not know.
     private let agreed = Atomic<UInt32>(0)
+    private let agreed2 = Atomic<UInt32>(0)
+
+    init(stackDepth: UInt32?) {
+        self.stackDepth = stackDepth
+    }
 
     /// Whether the kernel says of each change of data if it takes set-id bits away.
     var killsPrivileges: Bool { agreed.load(ordering: .relaxed) & UInt32(FS_INIT_HANDLE_KILLPRIV_V2) != 0 }
 
+    /// Whether files can be passed through.
+    var passesThrough: Bool { agreed2.load(ordering: .relaxed) & UInt32(FS_INIT2_PASSTHROUGH) != 0 }
+
     func didReceive(_ request: RawRequest) {
         guard let input = request.argument(fs_init_in.self) else { return }
-        offer.withLock { $0 = Offer(unique: request.header.unique, flags: input.flags) }
+        offer.withLock { $0 = Offer(unique: request.header.unique, flags: input.flags, flags2: input.flags2) }
         isAwaited.store(true, ordering: .sequentiallyConsistent)
     }
 
@@ -54,6 +68,13 @@ final class Handshake: Sendable {
             let added = offer.flags & UInt32(FS_INIT_HANDLE_KILLPRIV_V2)
             output.flags |= added
             agreed.store(added, ordering: .relaxed)
+            let offered2 = offer.flags & UInt32(FS_INIT_EXT) != 0 ? offer.flags2 : 0
+            if let stackDepth, offered2 & UInt32(FS_INIT2_PASSTHROUGH) != 0 {
+                output.flags |= UInt32(FS_INIT_EXT)
+                output.flags2 |= UInt32(FS_INIT2_PASSTHROUGH)
+                output.max_stack_depth = stackDepth
+                agreed2.store(UInt32(FS_INIT2_PASSTHROUGH), ordering: .relaxed)
+            }
             bytes.storeBytes(of: output, toByteOffset: headerSize, as: fs_init_out.self)
         }
         return bytes

@@ -247,7 +247,10 @@ private final class Withheld: @unchecked Sendable {
         for wanted: Set<UInt64>, until deadline: ContinuousClock.Instant, while isPossible: () -> Bool
     ) -> Set<UInt64> {
         monitor.withLock {
-            while nodes.count < wanted.count, isPossible(), monitor.wait(until: deadline) {}
+            // Others may come too: of files that were closed after the helper had opened them.
+            while nodes.count < wanted.count || !wanted.isSubset(of: nodes), isPossible(),
+                monitor.wait(until: deadline)
+            {}
             return wanted.subtracting(nodes)
         }
     }

@@ -45,14 +45,18 @@ package struct OpenReply: Sendable {
     package var cachesListing: Bool
     /// Reads and writes go around the kernel's cache.
     package var isDirect: Bool
+    /// What `Session.openBacking` gave: the kernel reads and writes that file by itself.
+    package var backing: Int32?
 
     package init(
-        handle: UInt64, keepsCache: Bool, cachesListing: Bool = false, isDirect: Bool = false
+        handle: UInt64, keepsCache: Bool, cachesListing: Bool = false, isDirect: Bool = false,
+        backing: Int32? = nil
     ) {
         self.handle = handle
         self.keepsCache = keepsCache
         self.cachesListing = cachesListing
         self.isDirect = isDirect
+        self.backing = backing
     }
 }
 

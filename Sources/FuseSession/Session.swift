@@ -15,16 +15,20 @@ package struct SessionOptions: Sendable {
     package var ownsSource: Bool
     /// Whether the kernel gathers writes in its page cache: then it owns the size and time of modification of files.
     package var gathersWrites: Bool
+    /// How many file systems may be stacked where the kernel passes reads and writes through to the source's files
+    /// (this one's level: 1 plus the source's own); nil where it does not.
+    package var passthroughDepth: UInt32?
     package var logsDebug: Bool
 
     package init(
         mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, gathersWrites: Bool = false,
-        logsDebug: Bool = false
+        passthroughDepth: UInt32? = nil, logsDebug: Bool = false
     ) {
         self.mountOptions = mountOptions
         self.threadsMax = threadsMax
         self.ownsSource = ownsSource
         self.gathersWrites = gathersWrites
+        self.passthroughDepth = passthroughDepth
         self.logsDebug = logsDebug
     }
 
@@ -112,6 +116,19 @@ package final class Session: @unchecked Sendable {
     /// Serves requests until the mount is gone or `exit` is called. 0, or a negated errno.
     package func run() -> Int32 {
         fs_session_loop_mt(session, 1, threadsMax)
+    }
+
+    /// Whether the kernel agreed to pass reads and writes through.
+    package var passesThrough: Bool { callbacks.takeUnretainedValue().handshake.passesThrough }
+
+    /// Registers a file for opens that are passed through. Throws what the ioctl does: EPERM, ELOOP, ...
+    package func openBacking(_ file: Descriptor) throws(Errno) -> Int32 {
+        try checked { fs_backing_open(fuse_session_fd(session), file.raw) }
+    }
+
+    /// Ends the registration; what is open keeps it.
+    package func closeBacking(_ backing: Int32) {
+        _ = fs_backing_close(fuse_session_fd(session), backing)
     }
 
     /// Where requests come in.

@@ -69,17 +69,10 @@ struct UnknownRequest {
             let (entry, opened) = try operations.createTemporary(
                 context, parent: header.nodeid, mode: input.mode,
                 flags: Int32(bitPattern: input.flags))
-            var answer = fs_create_out()
-            answer.header = outHeader(MemoryLayout<fs_create_out>.size, error: 0)
-            answer.nodeid = entry.node
-            (answer.entry_valid, answer.entry_valid_nsec) = split(entry.timeout)
-            if let attributes = entry.attributes {
-                (answer.attr_valid, answer.attr_valid_nsec) = split(attributes.timeout)
-                answer.attr = fs_attr(attributes.status)
-            }
-            answer.fh = opened.handle
-            answer.open_flags = opened.keepsCache ? openKeepCache : 0
-            if !send(answer) {
+            let answer = fs_create_out(entry, opened)
+            let header = outHeader(
+                MemoryLayout<fs_out_header>.size + MemoryLayout<fs_create_out>.size, error: 0)
+            if !send((header, answer)) {
                 operations.release(node: entry.node, handle: opened.handle)
                 operations.forget(node: entry.node, count: 1)
             }
@@ -102,14 +95,40 @@ struct UnknownRequest {
     }
 }
 
-/// FOPEN_KEEP_CACHE and FUSE_GETATTR_FH of the protocol.
-private let openKeepCache: UInt32 = 1 << 1
+/// FUSE_GETATTR_FH of the protocol.
 private let getattrHandle: UInt32 = 1 << 0
 
 /// Seconds and nanoseconds of a timeout.
 private func split(_ seconds: Double) -> (UInt64, UInt32) {
     let whole = UInt64(seconds)
     return (whole, UInt32((seconds - Double(whole)) * 1e9))
+}
+
+extension fs_open_out {
+    init(_ reply: OpenReply) {
+        self.init()
+        fh = reply.handle
+        if let backing = reply.backing {
+            // The kernel allows no flag of its cache beside it: there is nothing in it.
+            open_flags = UInt32(FS_OPEN_PASSTHROUGH)
+            backing_id = backing
+        } else if reply.keepsCache {
+            open_flags = UInt32(FS_OPEN_KEEP_CACHE)
+        }
+    }
+}
+
+extension fs_create_out {
+    init(_ entry: EntryReply, _ opened: OpenReply) {
+        self.init()
+        nodeid = entry.node
+        (entry_valid, entry_valid_nsec) = split(entry.timeout)
+        if let attributes = entry.attributes {
+            (attr_valid, attr_valid_nsec) = split(attributes.timeout)
+            attr = fs_attr(attributes.status)
+        }
+        open = fs_open_out(opened)
+    }
 }
 
 extension fs_attr {

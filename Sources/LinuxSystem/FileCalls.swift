@@ -194,3 +194,8 @@ package func cloneRange(
     let start = UInt64(range.lowerBound)
     try checked { cl_clone_range(source.raw, start, UInt64(range.count), target.raw, start) }
 }
+
+/// sync_file_range(2) of all of a file: writes its dirty pages and waits for them, without the inode's lock.
+package func flushPages(_ file: Descriptor) throws(Errno) {
+    try checked { cl_flush(file.raw) }
+}

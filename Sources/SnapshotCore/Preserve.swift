@@ -113,8 +113,11 @@ package final class Preserve: Sendable {
     /// Before a change to the bytes in `range` of a file; a truncation changes all from the new size on.
     ///
     /// Preserves at most `RecordLimits.sliceBytesMax`; false where more is left, so that the caller lets a cut
-    /// through and asks again.
-    package func willChangeData(of target: ChangeTarget, _ range: Range<Int64>) -> Bool {
+    /// through and asks again. `clones`: by clones alone, which must succeed; else large pieces are cloned where the
+    /// file system can.
+    package func willChangeData(
+        of target: ChangeTarget, _ range: Range<Int64>, clones: Bool = false
+    ) -> Bool {
         guard let record = record(of: target.reference) else { return true }
         guard let attributes = preserveAttributes(of: target, record) else { return true }
         let size = attributes.status.size
@@ -131,7 +134,7 @@ package final class Preserve: Sendable {
         var isDone = true
         storing("the data of inode \(target.key.inode) could not be preserved") {
             () throws(Errno) in
-            isDone = try preserveData(of: target, record, blocks, size: size)
+            isDone = try preserveData(of: target, record, blocks, size: size, clones: clones)
         }
         return isDone
     }
@@ -184,7 +187,8 @@ package final class Preserve: Sendable {
     }
 
     private func preserveData(
-        of target: ChangeTarget, _ record: InodeRecord, _ blocks: Range<UInt64>, size: Int64
+        of target: ChangeTarget, _ record: InodeRecord, _ blocks: Range<UInt64>, size: Int64,
+        clones: Bool
     ) throws(Errno) -> Bool {
         let block = UInt64(RecordLimits.blockBytes)
         var left = UInt64(RecordLimits.sliceBytesMax) / block
@@ -202,7 +206,7 @@ package final class Preserve: Sendable {
                 if left == 0 { return false }
                 let end = min(runEnd, at + left)
                 let bytes = Int64(at * block)..<min(Int64(end * block), size)
-                try store.storeOriginal(of: record.key, from: reader, bytes)
+                try store.storeOriginal(of: record.key, from: reader, bytes, clones: clones)
                 record.contents.withLock { $0.blocks.insert(at..<end) }
                 map.countAreas(end - at)
                 left -= end - at

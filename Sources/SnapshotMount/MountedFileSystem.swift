@@ -35,6 +35,7 @@ package final class MountedFileSystem: FileSystemOperations {
         _ session: Session, launcher: any FreezeHelperLauncher,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
+        live.backings.attach(session)
         lifecycle.freeze(with: Freezer(session, live, gate: lifecycle.gate, launcher: launcher))
         let forgetSnapshot: @Sendable () -> Void = { [snapshotName] in
             session.invalidateEntry(parent: NodeTable.mountRoot, snapshotName)
@@ -178,7 +179,7 @@ package final class MountedFileSystem: FileSystemOperations {
     ) throws(Errno) -> OpenReply {
         if isSnapshot(node) { return try snapshots.open(node, flags) }
         if live.freezeDirectory.isHelper(context) {
-            return OpenReply(handle: Intake.freezeHandle, keepsCache: true)
+            return try live.openToFreeze(node)
         }
         return try live.open(context, node, flags)
     }
@@ -216,7 +217,9 @@ package final class MountedFileSystem: FileSystemOperations {
     package func release(node: UInt64, handle: UInt64) {
         if isSnapshot(node) {
             snapshots.release(node, handle)
-        } else if handle != Intake.freezeHandle {
+        } else if handle == Intake.freezeHandle {
+            live.releaseFrozen(node)
+        } else {
             live.release(node, handle)
         }
     }

@@ -48,7 +48,7 @@ final class Controller: SnapshotController {
             return ControlFailure(.failed, "making its place in the store \(storePath): \(error)")
         case .freeze(let obstacle):
             let message = FreezeMessage(mountpoint: mountpoint, limits: limits)
-            return ControlFailure(.busy, message.text(obstacle))
+            return ControlFailure(.notFrozen, message.text(obstacle))
         }
     }
 

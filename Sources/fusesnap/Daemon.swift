@@ -148,6 +148,7 @@ struct Daemon {
                 SessionOptions(
                     mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
                     ownsSource: configuration.isOverSource, gathersWrites: options.policy == .writeBack,
+                    passthroughDepth: options.policy == .passthrough ? 1 : nil,
                     logsDebug: options.logsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)
@@ -200,6 +201,8 @@ private final class TerminationSignals: Sendable {
         var set = Self.signals
         pthread_sigmask(SIG_BLOCK, &set, nil)
         signal(SIGPIPE, SIG_IGN)
+        // The kernel's word that somebody opens a file whose lease is held for a moment (io=passthrough).
+        signal(SIGIO, SIG_IGN)
         ThreadInterruption.prepare()
     }
 

@@ -4,6 +4,7 @@ struct MountOptions: Equatable, Sendable {
     enum InputOutputPolicy: String, CaseIterable, Sendable {
         case writeThrough = "write-through"
         case writeBack = "writeback"
+        case passthrough
     }
 
     /// Options of the kernel's mount, in the order given: they go to FUSE as they are.

@@ -18,7 +18,12 @@ enum {
 /* Flags of INIT, the second word's too. */
 enum {
 	FS_INIT_HANDLE_KILLPRIV_V2 = 1 << 28,
+	FS_INIT_EXT = 1 << 30,
+	FS_INIT2_PASSTHROUGH = 1 << 5,
 };
+
+/* Flags of the answer to an open. */
+enum { FS_OPEN_KEEP_CACHE = 1 << 1, FS_OPEN_PASSTHROUGH = 1 << 7 };
 
 /* The kernel asks that the change take set-id bits and file capabilities away. */
 enum { FS_WRITE_KILL_SUIDGID = 1 << 2, FS_SETATTR_KILL_SUIDGID = 1 << 11 };
@@ -74,16 +79,18 @@ struct fs_attr {
 	uint32_t atimensec, mtimensec, ctimensec, mode, nlink, uid, gid, rdev, blksize, flags;
 };
 
+struct fs_open_out {
+	uint64_t fh;
+	uint32_t open_flags;
+	int32_t backing_id;
+};
+
 struct fs_create_out {
-	struct fs_out_header header;
 	/* fuse_entry_out */
 	uint64_t nodeid, generation, entry_valid, attr_valid;
 	uint32_t entry_valid_nsec, attr_valid_nsec;
 	struct fs_attr attr;
-	/* fuse_open_out */
-	uint64_t fh;
-	uint32_t open_flags;
-	int32_t backing_id;
+	struct fs_open_out open;
 };
 
 struct fs_statx_in {
@@ -118,7 +125,7 @@ _Static_assert(sizeof(struct fs_in_header) == 40, "fuse_in_header");
 _Static_assert(sizeof(struct fs_init_out) == 64, "fuse_init_out");
 _Static_assert(sizeof(struct fs_write_in) == 40, "fuse_write_in");
 _Static_assert(sizeof(struct fs_attr) == 88, "fuse_attr");
-_Static_assert(sizeof(struct fs_create_out) == 16 + 128 + 16, "fuse_entry_out and fuse_open_out");
+_Static_assert(sizeof(struct fs_create_out) == 128 + 16, "fuse_entry_out and fuse_open_out");
 _Static_assert(sizeof(struct fs_statx_out) == 16 + 32 + 256, "fuse_statx_out");
 
 #endif

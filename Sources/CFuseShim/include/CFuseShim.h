@@ -21,4 +21,9 @@ int fs_session_intercept(struct fuse_session *session,
  * or the number of the signal that ended the loop. */
 int fs_session_loop_mt(struct fuse_session *session, int clone_fd, unsigned int max_threads);
 
+/* Registers `file` with the connection of `channel`, so that the kernel reads and writes it by itself for the opens
+ * that name the returned id: ioctl(FUSE_DEV_IOC_BACKING_OPEN), Linux 6.9. -1 and errno on failure. */
+int fs_backing_open(int channel, int file);
+int fs_backing_close(int channel, int32_t backing);
+
 #endif

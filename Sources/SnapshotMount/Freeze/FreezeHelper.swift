@@ -67,7 +67,9 @@ final class FreezeHelper: @unchecked Sendable {
         }
     }
 
-    var hasFailures: Bool { monitor.withLock { !failures.isEmpty } }
+    func hasFailure(of nodes: Set<UInt64>) -> Bool {
+        monitor.withLock { failures.contains { nodes.contains($0.key) } }
+    }
 
     /// Has the helper open `nodes`; returns when it has: false where it has not at `deadline`, or has gone.
     func open(_ nodes: Set<UInt64>, until deadline: ContinuousClock.Instant) -> Bool {

@@ -68,7 +68,7 @@ package struct FreezeHelperProcess {
             try startThread(file)
             files.append(file)
             // Without the inode's lock, so that nobody waits; the fsync then has little left to write.
-            _ = cl_flush(file.descriptor.raw)
+            try flushPages(file.descriptor)
         } catch {
             try report(node, error)
         }

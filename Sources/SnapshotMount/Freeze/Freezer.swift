@@ -19,9 +19,10 @@ package import SystemPackage
 /// 4. Writes sent before those are let finish: asynchronous direct I/O, which goes on after its lock is let go
 ///    (`Intake.settle`).
 /// 5. The gate closes, which waits for operations inside; the cut is taken; the gate opens.
-/// 6. The fsyncs are answered, the openings let go, the helper ends.
+/// 6. Where the kernel writes to the source's files by itself, the frozen ones are cloned.
+/// 7. The fsyncs are answered, the openings let go, the helper ends.
 ///
-/// From 2 to 6 applications may stall; that lasts `stallMax` at the most: then all is let go, and tried again.
+/// From 2 to 7 applications may stall; that lasts `stallMax` at the most: then all is let go, and tried again.
 ///
 /// No deadlock: what waits in 2 holds at most the lock of a directory, and the helper's fsyncs need none of a
 /// directory, nor do its opens, since it finds files in a directory of its own. An operation that waits for a frozen
@@ -31,7 +32,7 @@ package import SystemPackage
 /// Why it is exact. Let A have finished before B begins, and B be in the snapshot. B's effect is before the cut in the
 /// gate's order. If A is one request, it was answered before B began, so it is before the cut. If A is a write to a
 /// file, then it was either done before the file was frozen, and its data were flushed then; or it began after the
-/// answer in 6, so it ended after the cut, and B began after the cut. A file that was not frozen was not open for
+/// answer in 7, so it ended after the cut, and B began after the cut. A file that was not frozen was not open for
 /// writing, and what was written to it before was flushed when it was closed (`fuse_flush`, `fuse_vma_close`).
 package final class Freezer: Sendable {
     /// How long applications may stall, and how often a freeze is tried.
@@ -96,6 +97,7 @@ package final class Freezer: Sendable {
                 defer { letGo(round) }
                 let files = try hold(round, until: deadline)
                 guard let result = gate.withClosed(until: deadline, cut) else { throw .operation }
+                preserveUnseen(files)
                 letGo(round)
                 return (
                     result,
@@ -107,6 +109,19 @@ package final class Freezer: Sendable {
             }
         }
         throw last
+    }
+
+    /// Step 6: what is written to unseen is preserved while it is frozen, and so are the files of mappings that
+    /// outlived their descriptors: what is stored there now, since such stores cannot be stopped.
+    private func preserveUnseen(_ frozen: Set<UInt64>) {
+        guard live.backings.areUsed else { return }
+        for node in frozen.union(live.lingeringWriters()) {
+            do throws(Errno) {
+                try live.preserveUnseen(node)
+            } catch {
+                // It has been forgotten, so nobody has it open. What cannot be stored makes the snapshot inexact.
+            }
+        }
     }
 
     /// The state of one freeze, over its attempts.
@@ -138,6 +153,18 @@ package final class Freezer: Sendable {
         if nodes.isEmpty && !round.needsHelper { return }
         if round.helper == nil { try startHelper(round) }
         try open(nodes.subtracting(round.opened), round, until: .now + Self.patience)
+        if live.backings.areUsed { flush(nodes) }
+    }
+
+    /// Where the kernel writes to the source's files by itself, their dirty data are in the source's cache.
+    private func flush(_ nodes: Set<UInt64>) {
+        for node in nodes {
+            do throws(Errno) {
+                try live.flush(node)
+            } catch {
+                // The clone will tell, or the file has been closed meanwhile.
+            }
+        }
     }
 
     private func startHelper(_ round: Round) throws(Obstacle) {
@@ -197,11 +224,12 @@ package final class Freezer: Sendable {
         guard helper.synchronize() else { throw .helper(nil) }
         round.rounds += 1
         let missing = intake.waitUntilWithheld(nodes, until: deadline) {
-            !helper.isGone && !helper.hasFailures
+            !helper.isGone && !helper.hasFailure(of: nodes)
         }
         if let node = missing.first {
             if helper.isGone { throw .helper(nil) }
-            throw obstacle(node, helper.takeFailures()[node])
+            let failure = helper.takeFailures().first { missing.contains($0.key) }
+            throw obstacle(failure?.key ?? node, failure?.value)
         }
         guard intake.settle(.data, until: deadline) else { throw .operation }
         for node in nodes {
@@ -214,7 +242,7 @@ package final class Freezer: Sendable {
         return nodes
     }
 
-    /// Step 6, and the end of an attempt that failed.
+    /// Step 7, and the end of an attempt that failed.
     private func letGo(_ round: Round) {
         guard round.isHeld else { return }
         round.isHeld = false

@@ -9,6 +9,12 @@ final class Writers: Sendable {
     }
 
     private let entries = Mutex<[UInt64: Entry]>([:])
+    /// Nodes without a handle for writing whose file somebody may write to all the same.
+    private let lingering = Mutex<Set<UInt64>>([])
+
+    /// Nodes that have lost their last handle for writing, and are written to by way of a mapping; only where writes
+    /// are passed through. Each counts as a look-up of its node.
+    var lingeringNodes: Set<UInt64> { lingering.withLock { $0 } }
 
     /// Nodes with at least one handle for writing.
     var nodes: Set<UInt64> { entries.withLock { Set($0.keys) } }
@@ -22,10 +28,23 @@ final class Writers: Sendable {
         }
     }
 
-    func remove(_ node: UInt64) {
+    /// Drops a handle. Where it was the last, `lingers` says whether the file can still be written to; it is asked
+    /// while nobody opens it for writing. Returns whether the node lingers from now on.
+    func remove(_ node: UInt64, lingers: () -> Bool) -> Bool {
         entries.withLock { entries in
-            guard let entry = entries[node] else { return }
+            guard let entry = entries[node] else { return false }
             entries[node] = entry.count > 1 ? Entry(count: entry.count - 1, times: entry.times) : nil
+            guard entry.count == 1, lingers() else { return false }
+            return lingering.withLock { $0.insert(node).inserted }
+        }
+    }
+
+    /// Looks again at a node that lingers, unless it has been opened since: then that handle's end will tell. Returns
+    /// whether it lingers no longer.
+    func removeLingering(_ node: UInt64, unless lingers: () -> Bool) -> Bool {
+        entries.withLock { entries in
+            if entries[node] == nil && lingers() { return false }
+            return lingering.withLock { $0.remove(node) != nil }
         }
     }
 

@@ -34,7 +34,7 @@ extension LiveView {
             // After the owner, since that takes set-id bits away.
             if let mode = wanted.mode { try changeMode(descriptor, mode) }
             if let size = wanted.size {
-                if let file, file.isWritable {
+                if let file, file.isWritable, !file.isPassedThrough {
                     try truncate(descriptor, to: size)
                 } else {
                     try truncatePath(descriptor, to: size)

@@ -42,15 +42,20 @@ extension LiveView {
         _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
-        let times =
-            isWritable ? writers.add(node, try FileStatus(of: descriptor).modified) : nil
+        let isPassed = backings.areUsed
+        let kept =
+            isPassed && isWritable
+            ? try Descriptor.reopen(descriptor, O_RDONLY | O_NONBLOCK) : descriptor
+        let status = try FileStatus(of: kept)
+        let reference = try reference(of: node)
+        let backing = try backings.open(node, kept)
         let file = OpenFile(
-            descriptor, try reference(of: node), isReadable: isReadable, isWritable: isWritable,
-            times: times)
+            kept, reference, isReadable: isReadable || isPassed, isWritable: isWritable,
+            times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
-            isDirect: !isReadable && policy.gathersWrites)
+            isDirect: !isReadable && policy.gathersWrites, backing: backing)
     }
 
     func open(
@@ -69,13 +74,15 @@ extension LiveView {
                 return try Descriptor.reopen(try descriptor(of: node), flags)
             }
         }
-        if flags & O_TRUNC == 0 { return try openedNode() }
-        // Of a file that was made beside the mount while the kernel was about to make it; else truncation is a
-        // request of its own.
+        // Truncation is a request of its own, but for a file that was made beside the mount while the kernel was about
+        // to make it.
+        let truncates = flags & O_TRUNC != 0
+        // A file that is written to unseen changes from now on.
+        guard truncates || backings.areUsed && Self.writes(flags) else { return try openedNode() }
         let target = try target(of: node)
         return try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assumeWriter(context)
+            if truncates { try assumeWriter(context) }
             return try openedNode()
         }
     }
@@ -88,9 +95,76 @@ extension LiveView {
             } catch {
                 // As where the kernel cannot send its time: the source keeps its own.
             }
-            writers.remove(node)
+            let lingers = writers.remove(node) {
+                file.isPassedThrough && Self.hasUnseenWriters(file.descriptor)
+            }
+            if lingers { keepLingering(node) }
         }
+        backings.release(node)
         Handle.release(handle, as: OpenFile.self)
+    }
+
+    /// The node stays as long as it lingers: a snapshot's start looks at it.
+    private func keepLingering(_ node: UInt64) {
+        do throws(Errno) {
+            try nodes.retain(node)
+        } catch {
+            preconditionFailure("the kernel remembers a node as long as a handle of it is open: \(error)")
+        }
+    }
+
+    /// Whether somebody may write to the file by a descriptor or mapping that the mount knows nothing of: the kernel
+    /// grants no lease for reading then. Only where the daemon has no descriptor for writing of its own.
+    private static func hasUnseenWriters(_ file: Descriptor) -> Bool {
+        guard fcntl(file.raw, F_SETLEASE, F_RDLCK) == 0 else { return true }
+        _ = fcntl(file.raw, F_SETLEASE, F_UNLCK)
+        return false
+    }
+
+    /// Forgets nodes that linger and can no longer be written to. Returns those that can.
+    func lingeringWriters() -> Set<UInt64> {
+        for node in writers.lingeringNodes {
+            let isOver = writers.removeLingering(node) {
+                do throws(Errno) {
+                    return Self.hasUnseenWriters(
+                        try Descriptor.reopenQuietly(try descriptor(of: node), O_RDONLY | O_NONBLOCK))
+                } catch {
+                    return true
+                }
+            }
+            if isOver { nodes.forget(node, 1) }
+        }
+        return writers.lingeringNodes
+    }
+
+    /// Answers the freeze helper's open. No descriptor of the source is kept for it.
+    func openToFreeze(_ node: UInt64) throws(Errno) -> OpenReply {
+        var reply = OpenReply(handle: Intake.freezeHandle, keepsCache: true)
+        if backings.areUsed {
+            // All opens of a node must be passed through, or none.
+            let file = try Descriptor.reopenQuietly(try descriptor(of: node), O_RDONLY | O_NONBLOCK)
+            reply.backing = try backings.open(node, file)
+        }
+        return reply
+    }
+
+    func releaseFrozen(_ node: UInt64) {
+        backings.release(node)
+    }
+
+    /// Preserves all of a file that is written to unseen, while it is frozen, by a clone: the kernel lets direct I/O
+    /// that is under way finish before that.
+    func preserveUnseen(_ node: UInt64) throws(Errno) {
+        let target = try target(of: node)
+        try change(target, data: 0..<Int64.max, clones: true) { (snapshot) in
+            snapshot?.willChangeAttributes(of: target)
+        }
+    }
+
+    /// Writes what is dirty of a file in the source's own page cache, so that cloning it need not.
+    func flush(_ node: UInt64) throws(Errno) {
+        let file = try Descriptor.reopenQuietly(try descriptor(of: node), O_RDONLY | O_NONBLOCK)
+        try flushPages(file)
     }
 
     /// Gives a file the time of modification that the kernel says it has, where data were written back since.
@@ -183,7 +257,7 @@ extension LiveView {
         let range = offset..<offset + Int64(data.count)
         return try change(file.target, data: range) { (_) throws(Errno) in
             try assumeWriter(context)
-            let count = try writeMost(file.descriptor, data, at: offset)
+            let count = try writeMost(try file.writer(), data, at: offset)
             didChangeData(file)
             return count
         }
@@ -230,7 +304,7 @@ extension LiveView {
             if let range, !changesData { snapshot?.willAllocate(of: file.target, range) }
             try assumeWriter(context)
             try LinuxSystem.allocate(
-                file.descriptor, mode: mode, offset: offset, length: length)
+                try file.writer(), mode: mode, offset: offset, length: length)
             didChangeData(file)
         }
     }
@@ -248,9 +322,9 @@ extension LiveView {
             try assumeWriter(context)
             var from = Int(offset)
             var to = Int(newOffset)
+            let writer = try output.writer()
             let count = try checked {
-                copy_file_range(
-                    input.descriptor.raw, &from, output.descriptor.raw, &to, length, 0)
+                copy_file_range(input.descriptor.raw, &from, writer.raw, &to, length, 0)
             }
             didChangeData(output)
             return count

@@ -19,6 +19,7 @@ final class LiveView: Sendable {
     /// What is open for writing, and how the freeze helper finds it.
     let writers = Writers()
     let freezeDirectory = FreezeDirectory()
+    let backings = Backings()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -91,10 +92,10 @@ final class LiveView: Sendable {
     /// Runs a change: inside the gate, with the snapshot that is active.
     ///
     /// Before `body` the bytes in `range` of `target` are preserved, in slices between which a cut may come; `body`
-    /// runs in the same passage as the last slice. A change that fails for want of space is tried again once the
+    /// runs in the same passage as the last slice. `clones`: by clones alone, whatever the size. A change that fails for want of space is tried again once the
     /// delta's space is given back.
     func change<Result>(
-        _ target: ChangeTarget? = nil, data range: Range<Int64>? = nil,
+        _ target: ChangeTarget? = nil, data range: Range<Int64>? = nil, clones: Bool = false,
         _ body: (Preserve?) throws(Errno) -> Result
     ) throws(Errno) -> Result {
         var mayGiveBack = true
@@ -103,7 +104,7 @@ final class LiveView: Sendable {
                 let result = try lifecycle.gate.pass { () throws(Errno) -> Result? in
                     let snapshot = lifecycle.current
                     if let snapshot, let target, let range,
-                        !snapshot.willChangeData(of: target, range)
+                        !snapshot.willChangeData(of: target, range, clones: clones)
                     {
                         return nil
                     }

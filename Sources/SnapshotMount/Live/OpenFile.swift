@@ -1,8 +1,13 @@
+internal import Glibc
 internal import LinuxSystem
 internal import SnapshotCore
 internal import SnapshotRecord
+internal import SystemPackage
 
 /// A file that an application holds open in the live view.
+///
+/// Where reads and writes are passed through, `descriptor` is open for reading only, since a descriptor for writing
+/// could not be told from an application's (`hasUnseenWriters`); `writer` opens one for the moment.
 final class OpenFile: Sendable {
     let descriptor: Descriptor
     let reference: InodeReference
@@ -10,16 +15,24 @@ final class OpenFile: Sendable {
     let isWritable: Bool
     /// Of a file that is open for writing: what the kernel says of its times.
     let times: WrittenTimes?
+    /// Whether the kernel reads and writes the source's file by itself.
+    let isPassedThrough: Bool
 
     init(
         _ descriptor: Descriptor, _ reference: InodeReference, isReadable: Bool, isWritable: Bool,
-        times: WrittenTimes?
+        times: WrittenTimes?, isPassedThrough: Bool
     ) {
         self.descriptor = descriptor
         self.reference = reference
         self.isReadable = isReadable
         self.isWritable = isWritable
         self.times = times
+        self.isPassedThrough = isPassedThrough
+    }
+
+    /// A descriptor to change the data with.
+    func writer() throws(Errno) -> Descriptor {
+        isPassedThrough ? try Descriptor.reopen(descriptor, O_RDWR | O_NONBLOCK) : descriptor
     }
 
     var target: ChangeTarget { ChangeTarget(reference, descriptor, isReadable: isReadable) }

@@ -58,9 +58,9 @@ package final class DeltaStore: Sendable {
     // MARK: Originals
 
     /// Copies `range` of `source`, as it is now, to the delta file, at the same offsets: data as data, holes as
-    /// holes. Where the file system can, a large range is cloned.
+    /// holes. Where the file system can, a large range is cloned; `clones`: every range must be.
     package func storeOriginal(
-        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>
+        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool = false
     ) throws(Errno) {
         var at = range.lowerBound
         while at < range.upperBound {
@@ -70,16 +70,17 @@ package final class DeltaStore: Sendable {
             let start = max(data, at)
             let hole = try seek(source, SEEK_HOLE, from: start) ?? range.upperBound
             let end = min(hole, range.upperBound)
-            try storeData(of: key, from: source, start..<end)
+            try storeData(of: key, from: source, start..<end, clones: clones)
             at = end
         }
     }
 
     private func storeData(
-        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>
+        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool
     ) throws(Errno) {
         try reserve(UInt64(range.count))
         let target = try file(of: key, create: true)
+        if clones { return try cloneRange(source, to: target, range) }
         if range.count >= RecordLimits.cloneBytesMin, clone(source, to: target, range) { return }
         var at = range.lowerBound
         while at < range.upperBound {
