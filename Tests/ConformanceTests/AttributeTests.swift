@@ -114,7 +114,9 @@ import Testing
         try setting.run { place in
             let file = try (place / "file").open(O_RDWR | O_CREAT)
             try file.truncate(1 << 20)
-            #expect(try file.stat().blocks == 0)
+            // Where writes are gathered a file that is open for them never seems to be without data.
+            let none = Machine.kernelOwnsTimes && setting != .plain ? 8 : 0
+            #expect(try file.stat().blocks == none)
             try place.cut()
             try file.writeAll(bytes(65_536), at: 0)
             try file.sync()

@@ -32,6 +32,9 @@ package enum Machine {
     package static let mountOptions: [String] =
         environmentValue("FUSESNAP_TEST_MOUNT_OPTIONS").map { ["-o", $0] } ?? []
 
+    /// Whether the kernel has times of change of its own: then they differ from the source's.
+    package static let kernelOwnsTimes = mountOptions.contains("io=writeback")
+
     /// The directory of the test bundle, which the runner is given by its path.
     private static var buildDirectory: String {
         for argument in CommandLine.arguments {

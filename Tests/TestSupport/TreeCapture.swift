@@ -37,6 +37,8 @@ package struct TreeCapture: Sendable {
             .kind: "\(status.kind)", .mode: String(status.permissions, radix: 8),
             .owner: "\(status.user):\(status.group)", .mtime: "\(status.modified)", .ctime: "\(status.changed)",
         ]
+        // The kernel tells its own.
+        if Machine.kernelOwnsTimes && status.kind == .regular { facts[.ctime] = nil }
         facts[.attributes] = try Self.attributes(path)
         switch status.kind {
         case .regular:

@@ -13,7 +13,7 @@ extension LiveView {
             } else {
                 try descriptor(of: node)
             }
-        return presented(try FileStatus(of: descriptor))
+        return presented(try FileStatus(of: descriptor), node)
     }
 
     func setAttributes(
@@ -48,7 +48,7 @@ extension LiveView {
                     writers.times(of: node)?.didSet(modified)
                 }
             }
-            return presented(try FileStatus(of: descriptor))
+            return presented(try FileStatus(of: descriptor), node)
         }
     }
 

@@ -208,9 +208,8 @@ extension LiveView {
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name)
-                let entry = EntryReply(
-                    node: node, attributes: presented(status), timeout: policy.entrySeconds)
-                return (entry, try opened(made, node, flags & ~O_TRUNC))
+                let opened = try opened(made, node, flags & ~O_TRUNC)
+                return (reply(node, status), opened)
             }
         } catch .fileExists where flags & O_EXCL == 0 {
             // Made beside the mount since the kernel looked.
@@ -240,9 +239,8 @@ extension LiveView {
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".")
             nodes.pin(try reference(of: node), made)
-            let entry = EntryReply(
-                node: node, attributes: presented(status), timeout: policy.entrySeconds)
-            return (entry, try opened(made, node, flags & ~O_TRUNC))
+            let opened = try opened(made, node, flags & ~O_TRUNC)
+            return (reply(node, status), opened)
         }
     }
 

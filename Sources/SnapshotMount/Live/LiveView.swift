@@ -72,20 +72,28 @@ final class LiveView: Sendable {
         return try nodes.remember(try source.reference(of: inode, status), parent: parent, name)
     }
 
-    private func reply(_ node: UInt64, _ status: FileStatus) -> EntryReply {
-        EntryReply(node: node, attributes: presented(status), timeout: policy.entrySeconds)
+    func reply(_ node: UInt64, _ status: FileStatus) -> EntryReply {
+        EntryReply(node: node, attributes: presented(status, node), timeout: policy.entrySeconds)
     }
 
     /// The attributes as applications may see them.
-    func presented(_ status: FileStatus) -> AttributeReply {
+    func presented(_ status: FileStatus, _ node: UInt64) -> AttributeReply {
         var status = source.withoutStore(status)
         if !status.isDirectory, status.links > 0,
             lifecycle.current?.isInGraveyard(status) == true
         {
             status.links -= 1  // its grave
         }
+        if policy.gathersWrites && status.isRegular && writers.times(of: node) != nil {
+            // What the kernel has gathered takes no space yet; but a file without any is, to tar, one without data.
+            if status.blocks == 0 { status.blocks = Self.gatheredBlocks }
+            return AttributeReply(status, timeout: 0)
+        }
         return AttributeReply(status, timeout: policy.attributeSeconds)
     }
+
+    /// In blocks of 512 bytes.
+    private static let gatheredBlocks: Int64 = 8
 
     // MARK: Changes
 
