@@ -22,6 +22,8 @@ package struct Status: Codable, Sendable, Equatable {
     package var store: String
     /// The I/O policy, as `-o io=` names it.
     package var io: String
+    /// What `-o io=` asked for: `auto` where `io` is the daemon's choice.
+    package var ioRequested: String?
     /// Why the snapshot is no longer exact; nil as long as it is.
     package var inexactReason: String?
     /// For how long the last start may have stalled applications; nil before the first.
@@ -30,7 +32,8 @@ package struct Status: Codable, Sendable, Equatable {
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
         started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
-        store: String, io: String, inexactReason: String? = nil, lastStallMicroseconds: Int? = nil
+        store: String, io: String, ioRequested: String? = nil, inexactReason: String? = nil,
+        lastStallMicroseconds: Int? = nil
     ) {
         schema = Self.currentSchema
         self.pid = pid
@@ -45,6 +48,7 @@ package struct Status: Codable, Sendable, Equatable {
         self.snapshotBytesRead = snapshotBytesRead
         self.store = store
         self.io = io
+        self.ioRequested = ioRequested
         self.inexactReason = inexactReason
         self.lastStallMicroseconds = lastStallMicroseconds
     }
@@ -55,6 +59,7 @@ package struct Status: Codable, Sendable, Equatable {
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
         case store, io
+        case ioRequested = "io_requested"
         case inexactReason = "inexact_reason"
         case lastStallMicroseconds = "last_stall_microseconds"
     }
@@ -76,6 +81,7 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encode(snapshotBytesRead, forKey: .snapshotBytesRead)
         try fields.encode(store, forKey: .store)
         try fields.encode(io, forKey: .io)
+        try fields.encodeIfPresent(ioRequested, forKey: .ioRequested)
         try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
         try fields.encodeIfPresent(lastStallMicroseconds, forKey: .lastStallMicroseconds)
     }

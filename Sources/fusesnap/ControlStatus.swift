@@ -25,7 +25,7 @@ struct ControlStatus: ParsableCommand {
             ("Mount point", status.mountpoint),
             ("Source", status.source),
             ("Store", status.store),
-            ("Mode", "\(status.mode), io=\(status.io)"),
+            ("Mode", "\(status.mode), io=\(status.io)" + (status.ioRequested == "auto" ? " (auto)" : "")),
             ("State", status.state.rawValue),
         ]
         if let started = status.started { rows.append(("Started", started)) }

@@ -91,7 +91,8 @@ final class Controller: SnapshotController {
             mountpoint: mountpoint, mode: configuration.mode.rawValue, state: state,
             started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
             changedAreas: summary?.changedAreas ?? 0, snapshotBytesRead: summary?.bytesRead ?? 0,
-            store: storePath, io: configuration.options.policy.rawValue,
+            store: storePath, io: configuration.policy.rawValue,
+            ioRequested: configuration.options.policy.rawValue,
             inexactReason: summary?.inexactReason,
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds)
     }

@@ -11,14 +11,15 @@ import SystemPackage
 /// The process behind a mount: puts the parts together, serves until the mount is gone, and leaves no
 /// trace. The only place where the modules are wired together.
 struct Daemon {
-    private let configuration: DaemonConfiguration
+    private var configuration: DaemonConfiguration
 
     /// Mounts, calls `ready` once the file system answers, and serves until the mount is gone. Returns
     /// the process's exit code. A failure before `ready` is told to whoever called `fusesnap mount`.
     static func run(
         _ configuration: DaemonConfiguration, ready: @escaping @Sendable () -> Void
     ) throws(CommandFailure) -> Int32 {
-        try Daemon(configuration: configuration).run(ready)
+        var daemon = Daemon(configuration: configuration)
+        return try daemon.run(ready)
     }
 
     /// Workers at the most, where -o max_threads does not say.
@@ -28,12 +29,13 @@ struct Daemon {
         "cannot mount \(configuration.source) at \(configuration.mountpoint)"
     }
 
-    private func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
+    private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
         let signals = TerminationSignals()
         let root = try openSource()
         let store = try openStore(root)
         defer { store.close() }
+        configuration.policy = try PolicyChoice(configuration: configuration).resolve(store)
         let credentials: Credentials
         let source: SourceTree
         do throws(Errno) {
@@ -135,7 +137,7 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
-            gathersWrites: options.policy == .writeBack)
+            gathersWrites: configuration.policy == .writeBack)
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
@@ -147,8 +149,8 @@ struct Daemon {
             let session = try Session(
                 SessionOptions(
                     mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
-                    ownsSource: configuration.isOverSource, gathersWrites: options.policy == .writeBack,
-                    passthroughDepth: options.policy == .passthrough ? 1 : nil,
+                    ownsSource: configuration.isOverSource, gathersWrites: configuration.policy == .writeBack,
+                    passthroughDepth: configuration.policy == .passthrough ? 1 : nil,
                     logsDebug: options.logsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)

@@ -12,6 +12,9 @@ struct DaemonConfiguration: Equatable, Sendable {
     var options: MountOptions
     var isForeground: Bool
 
+    /// What `options.policy` amounts to here: never `automatic` once the daemon serves.
+    var policy = MountOptions.InputOutputPolicy.writeThrough
+
     /// Whether the mount lies over the source itself.
     var isOverSource: Bool { source == mountpoint }
     /// Where the snapshot is read.

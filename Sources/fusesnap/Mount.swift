@@ -9,7 +9,7 @@ struct Mount: ParsableCommand {
             Returns when the file system answers; the daemon goes on in the background. With MOUNTPOINT left out, \
             or equal to SOURCE, it is mounted over the source itself.
 
-            Mount options (-o): io=write-through, snapshot_dir=NAME, attr_timeout=SECONDS, entry_timeout=SECONDS, \
+            Mount options (-o): io=write-through|writeback|passthrough|auto, snapshot_dir=NAME, attr_timeout=SECONDS, entry_timeout=SECONDS, \
             negative_timeout=SECONDS, max_threads=N, no_file_handles, debug; allow_other, default_permissions, ro, rw, nosuid, suid, \
             nodev, dev, noexec, exec, noatime, atime, dirsync, sync, fsname=NAME.
             """)

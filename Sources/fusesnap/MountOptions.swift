@@ -5,6 +5,7 @@ struct MountOptions: Equatable, Sendable {
         case writeThrough = "write-through"
         case writeBack = "writeback"
         case passthrough
+        case automatic = "auto"
     }
 
     /// Options of the kernel's mount, in the order given: they go to FUSE as they are.

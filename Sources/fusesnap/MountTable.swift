@@ -8,6 +8,8 @@ struct MountEntry: Equatable, Sendable {
     var source: String
     /// The user who mounted it, where it is a FUSE file system.
     var user: UInt32?
+    /// The options of the file system, not those of this mount of it.
+    var fileSystemOptions: [String] = []
 
     var isFusesnap: Bool { type == "fuse.\(MountOptions.subtype)" }
 }
@@ -36,14 +38,13 @@ struct MountTable: Sendable {
         guard let dash = words.firstIndex(where: { $0.elementsEqual("-".utf8) }),
             words.count > dash + 3
         else { return nil }
-        var user: UInt32?
-        for option in words[dash + 3].split(separator: UInt8(ascii: ","))
-        where option.starts(with: "user_id=".utf8) {
-            user = UInt32(String(decoding: option.dropFirst(8), as: UTF8.self))
+        let options = words[dash + 3].split(separator: UInt8(ascii: ",")).map {
+            String(decoding: $0, as: UTF8.self)
         }
+        let user = options.first { $0.hasPrefix("user_id=") }.flatMap { UInt32($0.dropFirst(8)) }
         return MountEntry(
             mountpoint: unescape(words[4]), type: unescape(words[dash + 1]),
-            source: unescape(words[dash + 2]), user: user)
+            source: unescape(words[dash + 2]), user: user, fileSystemOptions: options)
     }
 
     /// Blanks, line breaks and backslashes stand as `\` and three octal digits.

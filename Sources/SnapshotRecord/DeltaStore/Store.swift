@@ -238,6 +238,17 @@ package final class Store: Sendable {
         }
     }
 
+    /// Throws where a file of the source cannot be cloned into the store: EOPNOTSUPP, EXDEV, ...
+    package func checkClones() throws(Errno) {
+        let flags = O_TMPFILE | O_RDWR
+        let original = try Descriptor.open(at: companion, ".", flags, mode: 0o600)
+        let block = WorkerThread.buffer(Int(RecordLimits.blockBytes))
+        block.initializeMemory(as: UInt8.self, repeating: 1)
+        try writeFully(original, UnsafeRawBufferPointer(block), at: 0)
+        let clone = try Descriptor.open(at: directory, ".", flags, mode: 0o600)
+        try cloneRange(original, to: clone, 0..<RecordLimits.blockBytes)
+    }
+
     private func discardLeftover(_ note: (String) -> Void) throws(StoreError) {
         let directory = directory
         let companion = companion
