@@ -4,12 +4,15 @@
 #include "CTestSupport.h"
 
 #include <errno.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/vfs.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -249,4 +252,39 @@ long ts_file_system_type(const char *path)
 	if (statfs(path, &status) != 0)
 		return -1;
 	return (long) status.f_type;
+}
+
+enum { page_size = 4096 };
+
+void *ts_waiting_page(int *faults)
+{
+	*faults = (int) syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (*faults < 0)
+		return NULL;
+	struct uffdio_api api = { .api = UFFD_API };
+	void *page = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct uffdio_register range = {
+		.range = { .start = (uintptr_t) page, .len = page_size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	if (page == MAP_FAILED || ioctl(*faults, UFFDIO_API, &api) != 0
+	    || ioctl(*faults, UFFDIO_REGISTER, &range) != 0)
+		return NULL;
+	return page;
+}
+
+int ts_await_fault(int faults, int milliseconds)
+{
+	struct pollfd entry = { .fd = faults, .events = POLLIN };
+	return poll(&entry, 1, milliseconds) == 1;
+}
+
+int ts_fill_page(int faults, void *page, int byte)
+{
+	static _Thread_local unsigned char content[page_size];
+	memset(content, byte, page_size);
+	struct uffdio_copy copy = { .dst = (uintptr_t) page, .src = (uintptr_t) content, .len = page_size };
+	const int result = ioctl(faults, UFFDIO_COPY, &copy);
+	close(faults);
+	return result;
 }

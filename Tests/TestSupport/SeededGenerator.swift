@@ -34,6 +34,11 @@ package func bytes(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
     }
 }
 
+/// How often a test repeats what it does at random moments: `usual`, or what FUSESNAP_TEST_ROUNDS says for a campaign.
+package func rounds(_ usual: UInt64) -> UInt64 {
+    environmentValue("FUSESNAP_TEST_ROUNDS").flatMap { UInt64($0) } ?? usual
+}
+
 /// The seeds to test: FUSESNAP_TEST_SEED alone where it is set, else `number` of them from 1.
 package func seeds(_ number: UInt64) -> [UInt64] {
     if let seed = environmentValue("FUSESNAP_TEST_SEED").flatMap({ UInt64($0) }) { return [seed] }

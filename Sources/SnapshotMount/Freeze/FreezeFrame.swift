@@ -9,8 +9,8 @@ struct FreezeFrame: Equatable {
         case node = 1
         /// Daemon: that is all. Helper: all that could be opened is open, and its dirty data are on their way.
         case opened = 2
-        /// Daemon: synchronise all. Helper: every call has returned.
-        case synchronized = 3
+        /// Daemon: synchronise all. There is no answer but the calls themselves.
+        case synchronize = 3
     }
 
     static let size = 16

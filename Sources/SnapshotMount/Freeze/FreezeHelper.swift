@@ -18,7 +18,6 @@ final class FreezeHelper: @unchecked Sendable {
     private let monitor = Monitor()
     private var failures: [UInt64: Errno] = [:]
     private var opened = 0
-    private var synchronized = 0
     private var gone = false
     private let didChange: @Sendable () -> Void
 
@@ -40,7 +39,7 @@ final class FreezeHelper: @unchecked Sendable {
                 switch frame.kind {
                 case .node: failures[frame.node] = Errno(rawValue: frame.error)
                 case .opened: opened += 1
-                case .synchronized: synchronized += 1
+                case .synchronize: break
                 }
                 monitor.wake()
             }
@@ -83,17 +82,9 @@ final class FreezeHelper: @unchecked Sendable {
         }
     }
 
-    /// Has the helper synchronise all that it has opened; `waitForEndOfRound` must follow.
+    /// Has the helper synchronise all that it has opened.
     func synchronize() -> Bool {
-        isSent([FreezeFrame(kind: .synchronized)])
-    }
-
-    /// Waits until every fsync of the round has returned; false where that is not so at `deadline`, or it has gone.
-    func waitForEndOfRound(_ rounds: Int, until deadline: ContinuousClock.Instant) -> Bool {
-        monitor.withLock {
-            while synchronized < rounds, !gone, monitor.wait(until: deadline) {}
-            return synchronized >= rounds
-        }
+        isSent([FreezeFrame(kind: .synchronize)])
     }
 
     private func isSent(_ frames: [FreezeFrame]) -> Bool {

@@ -10,29 +10,15 @@ package import SystemPackage
 /// It is a process, not threads of the daemon, and has no descriptor of /dev/fuse: so when the daemon is killed the
 /// kernel ends the connection, and with it every call that waits. It opens what it needs when it starts, keeps the
 /// mount busy only while a snapshot is being started, and ends when its socket is closed.
-package struct FreezeHelperProcess {
-    private final class File: Sendable {
-        let node: UInt64
-        let descriptor: Descriptor
-        let result = Atomic<Int32>(0)
-
-        init(_ node: UInt64, _ descriptor: Descriptor) {
-            self.node = node
-            self.descriptor = descriptor
-        }
-    }
-
-    /// The rounds of fsync calls: `round` is a futex that all threads wait for.
-    private final class Rounds: Sendable {
-        let round = Futex()
-        let left = Atomic<Int>(0)
-        let isOver = Futex()
-    }
-
+package final class FreezeHelperProcess: Sendable {
     private let socket: Descriptor
     private let directory: Descriptor
-    private let rounds = Rounds()
-    private var files: [File] = []
+    /// Counts the rounds of fsync calls; all threads wait for the next. One that still waits in the call of an earlier
+    /// round (for the lock of a file that an application holds) makes that do where its answer is withheld, and calls
+    /// again where it was not.
+    private let round = Futex()
+    /// Frames are sent by one thread at a time.
+    private let sending = Mutex<Void>(())
 
     /// Serves the daemon at the other end of `socket` until that is closed. `name` is the hidden directory of the
     /// freeze in the mount's root.
@@ -43,7 +29,7 @@ package struct FreezeHelperProcess {
         let directory = try name.withCString { (name) throws(Errno) in
             try Descriptor.open(at: root, name, O_PATH | O_DIRECTORY | O_NOFOLLOW)
         }
-        var helper = FreezeHelperProcess(socket: socket, directory: directory)
+        let helper = FreezeHelperProcess(socket: socket, directory: directory)
         try helper.serve()
     }
 
@@ -52,23 +38,26 @@ package struct FreezeHelperProcess {
         self.directory = directory
     }
 
-    private mutating func serve() throws(Errno) {
+    private func serve() throws(Errno) {
         while let frame = FreezeFrame.receive(from: socket) {
             switch frame.kind {
             case .node: try open(frame.node)
-            case .opened: try FreezeFrame.send([FreezeFrame(kind: .opened)], to: socket)
-            case .synchronized: try synchronize()
+            case .opened: try send(FreezeFrame(kind: .opened))
+            case .synchronize: round.advance()
             }
         }
     }
 
-    private mutating func open(_ node: UInt64) throws(Errno) {
+    private func send(_ frame: FreezeFrame) throws(Errno) {
+        try sending.withLock { (_) throws(Errno) in try FreezeFrame.send([frame], to: socket) }
+    }
+
+    private func open(_ node: UInt64) throws(Errno) {
         do throws(Errno) {
-            let file = File(node, try openFile(node))
-            try startThread(file)
-            files.append(file)
+            let file = try openFile(node)
             // Without the inode's lock, so that nobody waits; the fsync then has little left to write.
-            try flushPages(file.descriptor)
+            try flushPages(file)
+            try startThread(file, node)
         } catch {
             try report(node, error)
         }
@@ -87,40 +76,31 @@ package struct FreezeHelperProcess {
     }
 
     private func report(_ node: UInt64, _ error: Errno) throws(Errno) {
-        try FreezeFrame.send([FreezeFrame(kind: .node, error: error.rawValue, node: node)], to: socket)
+        try send(FreezeFrame(kind: .node, error: error.rawValue, node: node))
     }
 
-    private func startThread(_ file: File) throws(Errno) {
-        let before = rounds.round.value
-        try Thread.start(stackBytes: Self.stackBytes) { [rounds] in
+    private func startThread(_ file: Descriptor, _ node: UInt64) throws(Errno) {
+        let before = round.value
+        try Thread.start(stackBytes: Self.stackBytes) { [self] in
             var seen = before
             while true {
-                rounds.round.wait(whileEqualTo: seen)
-                if rounds.round.value == seen { continue }
-                seen = rounds.round.value
-                let isDone = fsync(file.descriptor.raw) == 0
-                file.result.store(isDone ? 0 : errno, ordering: .relaxed)
-                if rounds.left.subtract(1, ordering: .sequentiallyConsistent).newValue == 0 {
-                    rounds.isOver.advance()
+                round.wait(whileEqualTo: seen)
+                if round.value == seen { continue }
+                seen = round.value
+                do throws(Errno) {
+                    do throws(Errno) {
+                        try checked { fsync(file.raw) }
+                    } catch {
+                        try report(node, error)
+                    }
+                } catch {
+                    return  // The daemon has gone; so will this process.
                 }
             }
         }
     }
 
     private static let stackBytes = 64 << 10
-
-    private func synchronize() throws(Errno) {
-        let before = rounds.isOver.value
-        rounds.left.store(files.count, ordering: .sequentiallyConsistent)
-        if !files.isEmpty {
-            rounds.round.advance()
-            while rounds.isOver.value == before { rounds.isOver.wait(whileEqualTo: before) }
-        }
-        for file in files where file.result.load(ordering: .relaxed) != 0 {
-            try report(file.node, Errno(rawValue: file.result.load(ordering: .relaxed)))
-        }
-        try FreezeFrame.send([FreezeFrame(kind: .synchronized)], to: socket)
-    }
 }
 
 /// A number for which threads wait until it changes, by futex(2): thousands wake without meeting in a lock.

@@ -86,7 +86,7 @@ package final class Freezer: Sendable {
     /// Runs `cut` while everything is frozen and the gate is closed. One caller at a time, no worker.
     func freeze<Result>(_ limits: Limits, _ cut: () -> Result) throws(Obstacle) -> (Result, Report) {
         let round = Round(intake)
-        defer { finish(round) }
+        defer { end(round) }
         var last = Obstacle.operation
         for attempt in 1...max(1, limits.attemptsMax) {
             if attempt > 1 { pause(beforeAttempt: attempt) }
@@ -105,7 +105,7 @@ package final class Freezer: Sendable {
                 )
             } catch {
                 last = error
-                clear(round)
+                if round.helper?.isGone == true { end(round) }
             }
         }
         throw last
@@ -130,8 +130,6 @@ package final class Freezer: Sendable {
         var helper: FreezeHelper?
         var name: FileName?
         var opened: Set<UInt64> = []
-        /// How often the helper was asked to synchronise.
-        var rounds = 0
         var isHeld = false
         /// Whether the helper is started although nothing is open for writing yet.
         var needsHelper = false
@@ -171,7 +169,6 @@ package final class Freezer: Sendable {
         let name = live.freezeDirectory.open()
         round.name = name
         round.opened = []
-        round.rounds = 0
         do throws(Errno) {
             let helper = try FreezeHelper(launcher, name: name) { [intake] in intake.stopWaiting() }
             live.freezeDirectory.admit(helper.process)
@@ -220,9 +217,9 @@ package final class Freezer: Sendable {
             try open(late, round, until: deadline)
         }
         guard let helper = round.helper, !nodes.isEmpty else { return [] }
+        _ = helper.takeFailures()  // Of an earlier attempt.
         intake.withhold()
         guard helper.synchronize() else { throw .helper(nil) }
-        round.rounds += 1
         let missing = intake.waitUntilWithheld(nodes, until: deadline) {
             !helper.isGone && !helper.hasFailure(of: nodes)
         }
@@ -248,18 +245,6 @@ package final class Freezer: Sendable {
         round.isHeld = false
         intake.answerWithheld()
         intake.unpark()
-    }
-
-    /// After an attempt that failed: the helper's calls return, or it goes.
-    private func clear(_ round: Round) {
-        guard let helper = round.helper else { return }
-        let isClear = helper.waitForEndOfRound(round.rounds, until: .now + Self.patience)
-        _ = helper.takeFailures()
-        if !isClear { end(round) }
-    }
-
-    private func finish(_ round: Round) {
-        end(round)
     }
 
     private func end(_ round: Round) {

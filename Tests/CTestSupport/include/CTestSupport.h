@@ -50,4 +50,12 @@ ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, 
 /* f_type of statfs(2); -1 and errno. */
 long ts_file_system_type(const char *path);
 
+/* A page whose first reader waits, a system call too, until ts_fill_page: userfaultfd(2). NULL and errno on failure;
+ * `*faults` is the descriptor to give to the others, which close it. */
+void *ts_waiting_page(int *faults);
+/* Waits until somebody waits for the page, `milliseconds` at most: 1, or 0 when the time is over. */
+int ts_await_fault(int faults, int milliseconds);
+/* Fills the page with `byte` and lets its readers go on. */
+int ts_fill_page(int faults, void *page, int byte);
+
 #endif
