@@ -3,6 +3,7 @@ internal import CFuseShim
 internal import CLinux
 internal import Glibc
 internal import LinuxSystem
+internal import Synchronization
 internal import SystemPackage
 
 // From libfuse's callbacks to `FileSystemOperations` and back: each request is answered here, exactly once.
@@ -15,6 +16,16 @@ final class CallbackState: Sendable {
     let options: SessionOptions
     let handshake: Handshake
     let intake: Intake
+    /// Makes the kernel write and drop what it has cached of a node. Not to be called by a worker.
+    private let drop = MutexBox<(@Sendable (UInt64) -> Void)?>(nil)
+
+    func dropData(_ node: UInt64) {
+        drop.mutex.withLock { $0 }?(node)
+    }
+
+    func dropsData(with drop: @escaping @Sendable (UInt64) -> Void) {
+        self.drop.mutex.withLock { $0 = drop }
+    }
 
     init(_ operations: Operations, _ options: SessionOptions) {
         self.operations = operations
@@ -344,14 +355,34 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
         }
     }
     table.lseek = { request, node, offset, whence, information in
+        let handle = required(information).pointee.fh
+        let offset = Int64(offset)
+        guard operations(request).hidesWrites(node: node) else {
+            return seek(request, node, handle, offset, whence)
+        }
+        // The kernel does not write its gathered data before it asks where data are; it does before it drops them. That
+        // waits for workers, so no worker may wait for it. The kernel holds the file's lock: nothing is added.
+        nonisolated(unsafe) let request = request
         do throws(Errno) {
-            let place = try operations(request).seek(
-                node: node, handle: required(information).pointee.fh, offset: Int64(offset),
-                whence: whence)
-            fuse_reply_lseek(request, off_t(place))
+            try Thread.start {
+                state(fuse_req_userdata(request)).dropData(node)
+                seek(request, node, handle, offset, whence)
+            }
         } catch {
             fail(request, error)
         }
+    }
+}
+
+private func seek(
+    _ request: fuse_req_t?, _ node: UInt64, _ handle: UInt64, _ offset: Int64, _ whence: Int32
+) {
+    do throws(Errno) {
+        let place = try operations(request).seek(
+            node: node, handle: handle, offset: offset, whence: whence)
+        fuse_reply_lseek(request, off_t(place))
+    } catch {
+        fail(request, error)
     }
 }
 

@@ -89,6 +89,8 @@ package protocol FileSystemOperations: AnyObject, Sendable {
         _ context: RequestContext, from node: UInt64, handle: UInt64, offset: Int64,
         to newNode: UInt64, newHandle: UInt64, newOffset: Int64, length: Int
     ) throws(Errno) -> Int
+    /// Whether the kernel may have gathered writes to a file that its SEEK_DATA and SEEK_HOLE do not tell of.
+    func hidesWrites(node: UInt64) -> Bool
     func seek(
         node: UInt64, handle: UInt64, offset: Int64, whence: Int32
     ) throws(Errno) -> Int64

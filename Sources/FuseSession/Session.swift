@@ -94,6 +94,9 @@ package final class Session: @unchecked Sendable {
             throw .invalidArgument
         }
         session = made
+        callbacks.takeUnretainedValue().dropsData { [unowned self] node in
+            invalidateData(node: node)
+        }
     }
 
     deinit {

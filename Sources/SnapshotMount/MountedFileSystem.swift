@@ -251,6 +251,10 @@ package final class MountedFileSystem: FileSystemOperations {
             length: length)
     }
 
+    package func hidesWrites(node: UInt64) -> Bool {
+        !isSnapshot(node) && live.policy.gathersWrites && live.writers.times(of: node) != nil
+    }
+
     package func seek(
         node: UInt64, handle: UInt64, offset: Int64, whence: Int32
     ) throws(Errno) -> Int64 {

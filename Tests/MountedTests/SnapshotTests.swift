@@ -291,7 +291,9 @@ import Testing
             #expect(try mount.status().state == "active")
             try file.write(bytes(10), at: 0)
             status = try mount.status()
-            #expect((4_096...16_384).contains(status.deltaBytes), "\(status.json)")
+            if !Machine.preservesWholeFiles {
+                #expect((4_096...16_384).contains(status.deltaBytes), "\(status.json)")
+            }
             #expect(status.changedAreas >= 1)
             try file.write(bytes(3_000, seed: 2), at: 100)
             #expect(try mount.status().deltaBytes == status.deltaBytes)

@@ -35,6 +35,9 @@ package enum Machine {
     /// Whether the kernel has times of change of its own: then they differ from the source's.
     package static let kernelOwnsTimes = mountOptions.contains("io=writeback")
 
+    /// Whether the kernel writes to the source by itself: then files are preserved in whole.
+    package static let preservesWholeFiles = mountOptions.contains("io=passthrough")
+
     /// The directory of the test bundle, which the runner is given by its path.
     private static var buildDirectory: String {
         for argument in CommandLine.arguments {

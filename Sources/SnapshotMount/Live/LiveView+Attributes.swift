@@ -26,6 +26,7 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: target)
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
+            var modified = wanted.modified
             if wanted.isEmpty { try killPrivileges(descriptor) }
             if wanted.user != nil || wanted.group != nil {
                 try changeOwner(
@@ -34,17 +35,21 @@ extension LiveView {
             // After the owner, since that takes set-id bits away.
             if let mode = wanted.mode { try changeMode(descriptor, mode) }
             if let size = wanted.size {
+                // The kernel sends its time with a new size; with none it keeps the time that it has.
+                if policy.gathersWrites && wanted.modified == nil {
+                    modified = try FileStatus(of: descriptor).modified
+                }
                 if let file, file.isWritable, !file.isPassedThrough {
                     try truncate(descriptor, to: size)
                 } else {
                     try truncatePath(descriptor, to: size)
                 }
             }
-            if wanted.accessed != nil || wanted.modified != nil {
+            if wanted.accessed != nil || modified != nil {
                 try changeTimes(
                     descriptor, accessed: wanted.accessed ?? .omitted,
-                    modified: wanted.modified ?? .omitted)
-                if policy.gathersWrites, let modified = wanted.modified, modified != .now {
+                    modified: modified ?? .omitted)
+                if policy.gathersWrites, let modified, modified != .now {
                     writers.times(of: node)?.didSet(modified)
                 }
             }

@@ -66,12 +66,15 @@ extension LiveView {
             try openFile(node, sourceFlags(flags)) { (flags) throws(Errno) in
                 if source.usesHandles, reference.device == source.device {
                     do throws(Errno) {
-                        return try source.open(reference, flags)
+                        return try untilUnleased { () throws(Errno) in
+                            try source.open(reference, flags)
+                        }
                     } catch .staleNFSFileHandle {
                         // It has no name any more: the node holds it.
                     }
                 }
-                return try Descriptor.reopen(try descriptor(of: node), flags)
+                let inode = try descriptor(of: node)
+                return try untilUnleased { () throws(Errno) in try Descriptor.reopen(inode, flags) }
             }
         }
         // Truncation is a request of its own, but for a file that was made beside the mount while the kernel was about
@@ -86,6 +89,24 @@ extension LiveView {
             return try openedNode()
         }
     }
+
+    /// Opens a file that a lease of `hasUnseenWriters` may be on for the moment.
+    private func untilUnleased(
+        _ open: () throws(Errno) -> Descriptor
+    ) throws(Errno) -> Descriptor {
+        var attempts = 0
+        while true {
+            do throws(Errno) {
+                return try open()
+            } catch .wouldBlock where backings.areUsed && attempts < Self.leaseAttemptsMax {
+                attempts += 1
+                sched_yield()
+            }
+        }
+    }
+
+    /// A lease lasts for two system calls; one that lasts longer is somebody else's.
+    private static let leaseAttemptsMax = 10_000
 
     func release(_ node: UInt64, _ handle: UInt64) {
         let file = Handle.object(handle, as: OpenFile.self)

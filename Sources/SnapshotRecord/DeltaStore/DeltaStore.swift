@@ -78,9 +78,10 @@ package final class DeltaStore: Sendable {
     private func storeData(
         of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool
     ) throws(Errno) {
+        // A clone takes no space by itself, and what will be written to the live file nobody sees: it is not counted.
+        if clones { return try cloneRange(source, to: try file(of: key, create: true), range) }
         try reserve(UInt64(range.count))
         let target = try file(of: key, create: true)
-        if clones { return try cloneRange(source, to: target, range) }
         if range.count >= RecordLimits.cloneBytesMin, clone(source, to: target, range) { return }
         var at = range.lowerBound
         while at < range.upperBound {
