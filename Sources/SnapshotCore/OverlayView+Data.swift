@@ -42,6 +42,7 @@ extension OverlayView {
             // What a writer has stored meanwhile may have been changed before it was read: again, from the delta.
             let (isStoredNow, unchangedEnd) = run(key, from: at, limit: runEnd)
             if isStoredNow { continue }
+            try checkNotLost(key)
             let missing = Int(unchangedEnd - at) - count
             if missing > 0 { throw .ioError }  // shorter than at the cut, though nothing was recorded
             at = unchangedEnd
@@ -88,6 +89,7 @@ extension OverlayView {
             if !isStored {
                 let (isStoredNow, unchangedEnd) = run(key, from: at, limit: end)
                 if isStoredNow || unchangedEnd < end { continue }
+                try checkNotLost(key)
             }
             let place: Int64? =
                 whence == SEEK_DATA ? (found ?? nil) : (found.map { $0 ?? at } ?? at)

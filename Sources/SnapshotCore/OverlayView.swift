@@ -25,24 +25,33 @@ package struct OverlayView: Sendable {
         self.locations = locations
     }
 
-    /// The recorded version of an area, else the primary's.
+    /// The recorded version of an area, else the primary's. Throws EIO where it is lost.
     private func version<Version>(
         of key: InodeKey,
         recorded: (borrowing InodeRecord.Contents) -> Version?,
         primary: () throws(Errno) -> Version
     ) throws(Errno) -> Version {
-        func look() -> Version? {
-            map.record(of: key)?.contents.withLock { recorded($0) }
+        func look() throws(Errno) -> Version? {
+            guard let record = map.record(of: key) else { return nil }
+            let (version, isLost) = record.contents.withLock { (recorded($0), $0.isLost) }
+            if version == nil && isLost { throw .ioError }
+            return version
         }
-        if let version = look() { return version }
+        if let version = try look() { return version }
+        let version: Version
         do throws(Errno) {
-            let version = try primary()
-            return look() ?? version
+            version = try primary()
         } catch {
             guard waitForWriter(key) else { throw error }
-            if let version = look() { return version }
+            if let version = try look() { return version }
             return try primary()
         }
+        return try look() ?? version
+    }
+
+    /// Throws EIO where what is not recorded of an inode is lost.
+    func checkNotLost(_ key: InodeKey) throws(Errno) {
+        if map.record(of: key)?.contents.withLock({ $0.isLost }) == true { throw .ioError }
     }
 
     /// Waits for a writer that may be taking an inode away; false where nobody can be.
@@ -69,6 +78,8 @@ package struct OverlayView: Sendable {
         } catch {
             guard waitForWriter(reference.key) else { throw error }
             if isDetached() { return nil }
+            // One that was removed beside the mount, or after it was changed there, is not kept.
+            try checkNotLost(reference.key)
             return try openPresent(reference, flags, find: find)
         }
     }
@@ -163,6 +174,7 @@ package struct OverlayView: Sendable {
                 }
             }
         }
+        try checkNotLost(reference.key)
         // The names that are not recorded by now have not changed since the cut, so each was met exactly once.
         let changed = map.record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]
         if changed.isEmpty { return primary }

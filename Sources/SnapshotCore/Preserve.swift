@@ -67,7 +67,27 @@ package final class Preserve: Sendable {
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
     func record(of reference: InodeReference) -> InodeRecord? {
         guard end.isRecording, reference.device == source.device else { return nil }
-        return map.recordForChange(of: reference.key)
+        guard let record = map.recordForChange(of: reference.key),
+            !record.contents.withLock({ $0.isLost })
+        else { return nil }
+        return record
+    }
+
+    /// After an inode has been changed beside the mount, by `what`: what the record does not hold of it is lost, and
+    /// reads of that fail from now on. Nothing, where the record holds it all.
+    package func didChangeBeside(_ key: InodeKey, _ what: @autoclosure () -> String) {
+        guard end.isRecording, let record = map.recordForChange(of: key) else { return }
+        let isNew = record.contents.withLock { contents in
+            if contents.isLost || contents.isWhole { return false }
+            contents.isLost = true
+            return true
+        }
+        if isNew { becomeIncomplete(what()) }
+    }
+
+    /// Marks the snapshot inexact, though its reads go on where they can.
+    package func becomeIncomplete(_ why: String) {
+        if end.becomeIncomplete(why) { didBecomeInexact(why) }
     }
 
     /// Runs what stores an original, as the daemon's own user. Failing, it makes the snapshot inexact.

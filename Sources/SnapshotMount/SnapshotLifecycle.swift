@@ -221,6 +221,16 @@ package final class SnapshotLifecycle: Sendable {
         return true
     }
 
+    /// After an inode of the source has been changed beside the mount: see `Preserve.didChangeBeside`.
+    package func didChangeBeside(_ key: InodeKey, _ what: @autoclosure () -> String) {
+        current?.didChangeBeside(key, what())
+    }
+
+    /// After changes beside the mount of which it is not known what they were.
+    package func didMissChanges(_ why: String) {
+        current?.becomeInexact(why)
+    }
+
     /// Removes what the store keeps of a snapshot that is not exact any more; whether that freed anything.
     @discardableResult
     package func discardInexact() -> Bool {

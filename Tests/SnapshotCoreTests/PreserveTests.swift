@@ -110,7 +110,7 @@ import Testing
             try snapshot.unlink("l")
             #expect(try snapshot.descriptor(directory) == nil)
             #expect(try snapshot.status(directory).isDirectory)
-            #expect(try snapshot.linkTarget(link) == "f")
+            #expect(try snapshot.status(link).isSymbolicLink)
             #expect(try snapshot.names() == ["f", "d", "l"])
         }
     }
@@ -182,6 +182,50 @@ import Testing
                 rounds += 1
             }
             for writer in writers { try writer.join() }
+        }
+    }
+
+    @Test("what was changed beside the mount reads EIO where it was not recorded, and the rest goes on")
+    func changedBeside() throws {
+        try with { snapshot in
+            let file = try #require(try snapshot.entry("f"))
+            let directory = try #require(try snapshot.entry("d"))
+            let link = try #require(try snapshot.entry("l"))
+            let target = try snapshot.target("f", O_RDWR)
+            #expect(snapshot.preserve.willChangeData(of: target, 0..<4096))
+            try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)
+            snapshot.preserve.didChangeBeside(file.key, "a test wrote to f")
+            #expect(snapshot.preserve.end.inexactReason == "a test wrote to f")
+            #expect(snapshot.preserve.end.isRecording)
+            #expect(throws: Errno.ioError) { try snapshot.data(file) }
+            #expect(try snapshot.status(file).size == 40_000, "its attributes were recorded before")
+            try (snapshot.top / "d").chmod(0o700)
+            snapshot.preserve.didChangeBeside(directory.key, "a test changed d")
+            #expect(throws: Errno.ioError) { try snapshot.status(directory) }
+            #expect(try snapshot.status(link).isSymbolicLink)
+            // What is changed through the mount after that must not be recorded as if it were the original.
+            #expect(snapshot.preserve.willChangeData(of: target, 16_384..<24_576))
+            try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_001)
+            #expect(throws: Errno.ioError) { try snapshot.data(file) }
+            try snapshot.unlink("f")
+            #expect(throws: Errno.ioError) { try snapshot.data(file) }
+        }
+    }
+
+    @Test("a change beside the mount to a file that is recorded in whole, or was made later, loses nothing")
+    func changedBesideInVain() throws {
+        try with { snapshot in
+            let file = try #require(try snapshot.entry("f"))
+            let target = try snapshot.target("f", O_RDWR)
+            #expect(snapshot.preserve.willChangeData(of: target, 0..<Int64.max))
+            try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)
+            snapshot.preserve.didChangeBeside(file.key, "not to be told")
+            try (snapshot.top / "new").create([1])
+            let made = try snapshot.target("new")
+            snapshot.preserve.didMake(try FileStatus(of: made.descriptor))
+            snapshot.preserve.didChangeBeside(made.key, "not to be told")
+            #expect(snapshot.preserve.end.inexactReason == nil)
+            #expect(try snapshot.data(file) == Self.original)
         }
     }
 }

@@ -48,6 +48,16 @@ package final class InodeRecord: Sendable {
         /// Data that could not be read when it was about to change: by an ordinary user's daemon, in a file that
         /// this user may not read. Nor may the reader of a snapshot.
         package var isUnreadable = false
+        /// Changed beside the mount: what of it is not recorded by then is lost.
+        package var isLost = false
+
+        /// Whether all is recorded that the snapshot needs of a file.
+        package var isWhole: Bool {
+            guard let status = attributes?.status else { return false }
+            if !status.isRegular { return !status.isDirectory }
+            let blocks = UInt64((status.size + RecordLimits.blockBytes - 1) / RecordLimits.blockBytes)
+            return self.blocks.run(from: 0, limit: blocks) == (true, blocks) || blocks == 0
+        }
     }
 
     package let key: InodeKey
