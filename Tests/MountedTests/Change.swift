@@ -71,6 +71,8 @@ func verify(_ change: Change, _ variant: Variant) throws {
         // A name made again may have its old number on one side only: then it is not the same file there.
         for (path, facts) in twinStamped {
             guard let mine = stamped[path] else { continue }
+            // A kernel that owns the times does not move them where a truncation keeps the size.
+            if Machine.kernelOwnsTimes && mine.isEmpty { continue }
             #expect(mine == facts, "times that the change moved: \(path)")
         }
         try expectSnapshot(mount, is: atCut, "after the change")

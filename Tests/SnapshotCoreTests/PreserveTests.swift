@@ -110,7 +110,7 @@ import Testing
             try snapshot.unlink("l")
             #expect(try snapshot.descriptor(directory) == nil)
             #expect(try snapshot.status(directory).isDirectory)
-            #expect(try snapshot.status(link).isSymbolicLink)
+            #expect(try snapshot.entry("l") != nil)
             #expect(try snapshot.names() == ["f", "d", "l"])
         }
     }
@@ -190,7 +190,6 @@ import Testing
         try with { snapshot in
             let file = try #require(try snapshot.entry("f"))
             let directory = try #require(try snapshot.entry("d"))
-            let link = try #require(try snapshot.entry("l"))
             let target = try snapshot.target("f", O_RDWR)
             #expect(snapshot.preserve.willChangeData(of: target, 0..<4096))
             try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)

@@ -45,7 +45,8 @@ package struct TreeCapture: Sendable {
             facts[.size] = "\(status.size)"
             let file = try path.open(O_RDONLY | O_NOFOLLOW)
             facts[.data] = String(try hash(of: file), radix: 16)
-            if TemporaryDirectory.tellsHolesForGood {
+            // Nor where the kernel reads pages that were allocated and never written, to gather writes in them.
+            if TemporaryDirectory.tellsHolesForGood && !Machine.kernelOwnsTimes {
                 facts[.ranges] = try file.dataRanges().map { "\($0)" }.joined(separator: " ")
             }
         case .symlink: facts[.target] = "\(try path.readlink())"
