@@ -5,12 +5,20 @@ DESTDIR ?=
 SWIFT ?= swift
 SCRIPTS := Tests/Scripts
 
-.PHONY: help build test demo install uninstall lint format clean require require-test require-demo
+# Where benchmarks and campaigns make their files.
+BASE ?= /tmp
+# Of the campaigns: how often, and the first seed.
+ROUNDS ?= 100
+POLICY ?= write-through
+
+.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
+	@echo 'make bench      measure how long a start stalls applications (BASE=DIR: where)'
+	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
@@ -36,6 +44,14 @@ test: require-test
 
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap
+
+bench: build
+	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
+
+check-kill: require-test
+	$(SWIFT) build --build-tests
+	FUSESNAP_TEST_BASE=$(BASE) FUSESNAP_TEST_ROUNDS=$(ROUNDS) FUSESNAP_TEST_MOUNT_OPTIONS=io=$(POLICY) \
+		$(SWIFT) test --skip-build --no-parallel --filter FreezeTests/killed
 
 install: build
 	install -D -m 755 .build/release/fusesnap $(DESTDIR)$(PREFIX)/bin/fusesnap

@@ -229,6 +229,13 @@ package final class Freezer: Sendable {
             throw obstacle(failure?.key ?? node, failure?.value)
         }
         guard intake.settle(.data, until: deadline) else { throw .operation }
+        try restoreTimes(of: nodes)
+        return nodes
+    }
+
+    /// Of files whose data the kernel has just written back.
+    private func restoreTimes(of nodes: Set<UInt64>) throws(Obstacle) {
+        guard live.policy.gathersWrites else { return }
         for node in nodes {
             do throws(Errno) {
                 try live.restoreTimes(of: node)
@@ -236,7 +243,6 @@ package final class Freezer: Sendable {
                 throw obstacle(node, error)
             }
         }
-        return nodes
     }
 
     /// Step 7, and the end of an attempt that failed.
