@@ -40,13 +40,16 @@ let package = Package(
         module("FuseSession", ["CFuse3", "CFuseShim", "CLinux", "LinuxSystem", system]),
         module("SnapshotRecord", ["LinuxSystem", system]),
         module("SnapshotCore", ["SnapshotRecord", "LinuxSystem", system]),
-        module("SnapshotMount", ["SnapshotCore", "SnapshotRecord", "FuseSession", "LinuxSystem", system]),
+        module("SourceWatch", ["CLinux", "LinuxSystem", system]),
+        module(
+            "SnapshotMount",
+            ["SnapshotCore", "SnapshotRecord", "SourceWatch", "FuseSession", "LinuxSystem", system]),
         module("ControlSocket", ["LinuxSystem", "CLinux", system]),
         .executableTarget(
             name: "fusesnap",
             dependencies: [
-                "SnapshotMount", "SnapshotCore", "SnapshotRecord", "FuseSession", "ControlSocket",
-                "LinuxSystem", "CLinux", system, argumentParser,
+                "SnapshotMount", "SnapshotCore", "SnapshotRecord", "SourceWatch", "FuseSession",
+                "ControlSocket", "LinuxSystem", "CLinux", system, argumentParser,
             ],
             cSettings: gnuNames, swiftSettings: swiftSettings),
         .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: gnuNames),
@@ -61,6 +64,7 @@ let package = Package(
         tests(
             "SnapshotMountTests",
             ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
+        tests("SourceWatchTests", ["SourceWatch", "LinuxSystem", "TestSupport", system]),
         tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
         tests("MountedTests", ["TestSupport", "CTestSupport", system]),
         tests("CommandLineTests", ["TestSupport", "CTestSupport", system]),

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/kcmp.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -14,6 +15,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -254,4 +256,117 @@ int cl_flush(int descriptor)
 {
 	return sync_file_range(descriptor, 0, 0,
 			       SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+}
+
+/* The C library's headers may be older than the kernel. */
+#ifndef FAN_REPORT_TARGET_FID
+#define FAN_REPORT_TARGET_FID 0x1000
+#endif
+#ifndef STATX_MNT_ID
+#define STATX_MNT_ID 0x1000
+#endif
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+
+int cl_find_place(int directory, const char *path, int flags, struct cl_place *place)
+{
+	struct statx raw;
+	uint64_t mount = 0;
+	int result = statx(directory, path, flags | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+			   STATX_TYPE | STATX_INO | STATX_MNT_ID, &raw);
+	if (result != 0)
+		return result;
+	/* stx_mnt_id, for which old headers have no name. */
+	if (raw.stx_mask & STATX_MNT_ID)
+		memcpy(&mount, (const char *) &raw + 0x90, sizeof mount);
+	*place = (struct cl_place){
+		.device = makedev(raw.stx_dev_major, raw.stx_dev_minor),
+		.inode = raw.stx_ino,
+		.mount = mount,
+		.mode = raw.stx_mode & S_IFMT,
+	};
+	return 0;
+}
+
+int cl_clone_mount(int directory)
+{
+	return (int) syscall(SYS_open_tree, directory, "", OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH);
+}
+
+int cl_compare_threads(int32_t one, int32_t other, int resource)
+{
+	static const int types[] = {
+		[CL_SAME_MEMORY] = KCMP_VM, [CL_SAME_DESCRIPTORS] = KCMP_FILES, [CL_SAME_DIRECTORIES] = KCMP_FS,
+	};
+	return (int) syscall(SYS_kcmp, one, other, types[resource], 0, 0);
+}
+
+int cl_change_group(int unlimited_queue)
+{
+	unsigned int flags = FAN_CLASS_NOTIF | FAN_REPORT_FID | FAN_REPORT_DFID_NAME | FAN_NONBLOCK | FAN_CLOEXEC;
+	if (unlimited_queue)
+		flags |= FAN_UNLIMITED_QUEUE;
+	int group = fanotify_init(flags | FAN_REPORT_TARGET_FID, O_RDONLY);
+	/* Linux before 5.17 does not tell which inode an entry was for. */
+	return group < 0 && errno == EINVAL ? fanotify_init(flags, O_RDONLY) : group;
+}
+
+int cl_watch_file_system(int group, int directory)
+{
+	return fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM,
+			     FAN_MODIFY | FAN_ATTRIB | FAN_CREATE | FAN_DELETE | FAN_MOVED_FROM | FAN_MOVED_TO | FAN_ONDIR,
+			     directory, ".");
+}
+
+int cl_ignore_writes_through(int group, int directory)
+{
+	return fanotify_mark(group,
+			     FAN_MARK_ADD | FAN_MARK_MOUNT | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY,
+			     FAN_MODIFY, directory, ".");
+}
+
+static uint32_t change_kinds(uint64_t mask)
+{
+	uint32_t kinds = 0;
+	if (mask & FAN_MODIFY)
+		kinds |= CL_CHANGED_DATA;
+	if (mask & FAN_ATTRIB)
+		kinds |= CL_CHANGED_ATTRIBUTES;
+	if (mask & (FAN_CREATE | FAN_DELETE | FAN_MOVED_FROM | FAN_MOVED_TO))
+		kinds |= CL_CHANGED_ENTRY;
+	if ((mask & FAN_ONDIR) && (mask & (FAN_MOVED_FROM | FAN_MOVED_TO)))
+		kinds |= CL_MOVED_DIRECTORY;
+	if (mask & FAN_Q_OVERFLOW)
+		kinds |= CL_LOST_CHANGES;
+	return kinds;
+}
+
+size_t cl_next_change(const void *events, size_t size, struct cl_change *change)
+{
+	const struct fanotify_event_metadata *event = events;
+	if (!FAN_EVENT_OK(event, size))
+		return 0;
+	*change = (struct cl_change){.kinds = change_kinds(event->mask), .process = event->pid};
+	const uint8_t *at = (const uint8_t *) event + event->metadata_len;
+	const uint8_t *end = (const uint8_t *) event + event->event_len;
+	while (at + sizeof(struct fanotify_event_info_fid) + sizeof(struct file_handle) <= end) {
+		const struct fanotify_event_info_fid *info = (const void *) at;
+		const struct file_handle *raw = (const void *) info->handle;
+		struct cl_handle handle = {
+			.bytes = raw->f_handle, .length = raw->handle_bytes, .type = raw->handle_type,
+		};
+		if (info->hdr.len == 0)
+			break;
+		if (info->hdr.info_type == FAN_EVENT_INFO_TYPE_FID) {
+			change->object = handle;
+		} else if (info->hdr.info_type == FAN_EVENT_INFO_TYPE_DFID_NAME ||
+			   info->hdr.info_type == FAN_EVENT_INFO_TYPE_DFID) {
+			change->directory = handle;
+			if (info->hdr.info_type == FAN_EVENT_INFO_TYPE_DFID_NAME)
+				change->name = (const char *) raw->f_handle + raw->handle_bytes;
+		}
+		at += info->hdr.len;
+	}
+	return event->event_len;
 }

@@ -28,12 +28,15 @@ package struct Status: Codable, Sendable, Equatable {
     package var inexactReason: String?
     /// For how long the last start may have stalled applications; nil before the first.
     package var lastStallMicroseconds: Int?
+    /// Whether changes of the source that do not come through the mount are seen; nil when idle.
+    package var sourceWatched: Bool?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
         started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
         store: String, io: String, ioRequested: String? = nil, inexactReason: String? = nil,
-        lastStallMicroseconds: Int? = nil
+        lastStallMicroseconds: Int? = nil,
+        sourceWatched: Bool? = nil
     ) {
         schema = Self.currentSchema
         self.pid = pid
@@ -51,6 +54,7 @@ package struct Status: Codable, Sendable, Equatable {
         self.ioRequested = ioRequested
         self.inexactReason = inexactReason
         self.lastStallMicroseconds = lastStallMicroseconds
+        self.sourceWatched = sourceWatched
     }
 
     enum CodingKeys: String, CodingKey {
@@ -62,6 +66,7 @@ package struct Status: Codable, Sendable, Equatable {
         case ioRequested = "io_requested"
         case inexactReason = "inexact_reason"
         case lastStallMicroseconds = "last_stall_microseconds"
+        case sourceWatched = "source_watched"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -84,5 +89,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(ioRequested, forKey: .ioRequested)
         try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
         try fields.encodeIfPresent(lastStallMicroseconds, forKey: .lastStallMicroseconds)
+        try fields.encodeIfPresent(sourceWatched, forKey: .sourceWatched)
     }
 }

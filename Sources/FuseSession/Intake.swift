@@ -110,6 +110,7 @@ package final class Intake: Sendable {
             return Unmanaged<Worker>.fromOpaque(known).takeUnretainedValue()
         }
         let worker = Worker()
+        worker.startCalm()
         // The list keeps it; threads of a session live as long as the session.
         workers.withLock { $0.append(worker) }
         local.pointee.intake = Unmanaged.passUnretained(worker).toOpaque()
@@ -118,9 +119,10 @@ package final class Intake: Sendable {
 
     // MARK: Freezing
 
-    /// Keeps openings back from now on, but for those of `process`. Returns once those that came before have been
+    /// Keeps openings back from now on, and lets workers run before applications where that may be, but for those of `process`. Returns once those that came before have been
     /// served: false where that is not so at `deadline`.
     package func park(exceptOf process: Int32, until deadline: ContinuousClock.Instant) -> Bool {
+        for worker in workers.withLock({ $0 }) { worker.hurry() }
         exempt.store(process, ordering: .relaxed)
         isParking.store(true, ordering: .sequentiallyConsistent)
         return settle(.opening, until: deadline)
@@ -131,6 +133,7 @@ package final class Intake: Sendable {
         isParking.store(false, ordering: .sequentiallyConsistent)
         for worker in workers.withLock({ $0 }) {
             while worker.hasParked && worker.isReading { worker.interrupt() }
+            worker.calm()
         }
     }
 
@@ -182,10 +185,29 @@ private final class Worker: Sendable {
     /// Requests kept back; touched by the worker alone.
     private nonisolated(unsafe) var parked: [[UInt8]] = []
     private let parkedCount = Atomic<Int>(0)
+    /// Before the freeze; `unchanged` otherwise.
+    private let niceness = Atomic<Int32>(Worker.unchanged)
+    private static let unchanged = Int32.max
 
     var state: UInt64 { saying.load(ordering: .sequentiallyConsistent) }
     var isReading: Bool { state & Self.kindMask == Intake.Kind.reading }
     var hasParked: Bool { parkedCount.load(ordering: .sequentiallyConsistent) > 0 }
+
+    /// Called by the freeze alone, in pairs.
+    func hurry() {
+        let before = ThreadInterruption.hurry(thread)
+        niceness.store(before, ordering: .relaxed)
+    }
+
+    /// A thread that another worker makes during a freeze has that one's niceness.
+    func startCalm() {
+        ThreadInterruption.calm(thread, ThreadInterruption.niceness(of: getpid()))
+    }
+
+    func calm() {
+        let before = niceness.exchange(Self.unchanged, ordering: .relaxed)
+        if before != Self.unchanged { ThreadInterruption.calm(thread, before) }
+    }
 
     func isDoing(_ kind: Intake.Kind) -> Bool { state & Self.kindMask == kind.rawValue }
 

@@ -37,6 +37,14 @@ package struct FileHandle: Hashable, Sendable {
         length = room
     }
 
+    /// The handle that the kernel gave in another way (fanotify). nil where it is too long.
+    package init?(kind: Int32, bytes handle: UnsafeRawBufferPointer) {
+        guard handle.count <= Self.bytesMax else { return nil }
+        withUnsafeMutableBytes(of: &bytes) { $0.copyMemory(from: handle) }
+        self.kind = kind
+        length = UInt32(handle.count)
+    }
+
     /// open_by_handle_at(2); `mount` is any descriptor on the file system that is not O_PATH. Needs
     /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
     package func open(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {

@@ -15,6 +15,24 @@ package enum ThreadInterruption {
         _ = cl_signal_thread(thread, SIGUSR1)
     }
 
+    /// Lets a thread run before all that are not as urgent, where that is allowed (root); its niceness before.
+    package static func hurry(_ thread: Int32) -> Int32 {
+        let before = niceness(of: thread)
+        setpriority(PRIO_PROCESS, id_t(thread), urgent)
+        return before
+    }
+
+    /// Gives a thread the niceness that it had before `hurry`.
+    package static func calm(_ thread: Int32, _ before: Int32) {
+        setpriority(PRIO_PROCESS, id_t(thread), before)
+    }
+
+    package static func niceness(of thread: Int32) -> Int32 {
+        getpriority(PRIO_PROCESS, id_t(thread))
+    }
+
+    private static let urgent: Int32 = -20
+
     /// The calling thread's number.
     package static var ownThread: Int32 { cl_thread_number() }
 }

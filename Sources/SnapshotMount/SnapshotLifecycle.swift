@@ -64,6 +64,8 @@ package final class SnapshotLifecycle: Sendable {
     private let generation = MutexBox<Generation?>(nil)
     private let observer = MutexBox<Observer?>(nil)
     private let freezer = MutexBox<Freezer?>(nil)
+    /// Nil where the source cannot be watched.
+    private let foreignChanges: ForeignChanges?
     private let lastFreeze = Mutex<Freezer.Report?>(nil)
 
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
@@ -79,8 +81,10 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     package init(
-        source: SourceTree, store: Store, credentials: Credentials, deltaBytesMax: UInt64?
+        source: SourceTree, store: Store, credentials: Credentials, deltaBytesMax: UInt64?,
+        foreignChanges: ForeignChanges? = nil
     ) {
+        self.foreignChanges = foreignChanges
         self.source = source
         self.store = store
         self.credentials = credentials
@@ -148,7 +152,8 @@ package final class SnapshotLifecycle: Sendable {
     private func takeCut(
         _ limits: Freezer.Limits, _ preserve: Preserve
     ) throws(StartFailure) -> (Timestamp, Freezer.Report) {
-        let begin = { [generation] in
+        let begin = { [generation, foreignChanges] in
+            foreignChanges?.begin()
             let now = Timestamp.current
             generation.mutex.withLock { $0 = Generation(preserve, cut: now) }
             return now
@@ -156,9 +161,11 @@ package final class SnapshotLifecycle: Sendable {
         guard let freezer = freezer.mutex.withLock({ $0 }) else {
             preconditionFailure("a snapshot is started once the mount is served")
         }
+        foreignChanges?.prepare(preserve)
         do throws(Freezer.Obstacle) {
             return try freezer.freeze(limits, begin)
         } catch {
+            foreignChanges?.end()
             do throws(Errno) {
                 try preserve.store.discard()
             } catch {
@@ -174,6 +181,7 @@ package final class SnapshotLifecycle: Sendable {
     package func stop(isServing: Bool = true) throws(Errno) -> Summary {
         let (summary, problem) = try transitions.withLock { (_) throws(Errno) -> (Summary, Errno?) in
             guard let ending = generation.mutex.withLock({ $0 }) else { throw .noData }
+            foreignChanges?.finish()
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
                 let summary = Self.summary(ending)
@@ -181,6 +189,7 @@ package final class SnapshotLifecycle: Sendable {
                 generation.mutex.withLock { $0 = nil }
                 return summary
             }
+            foreignChanges?.end()
             observer.mutex.withLock { $0 }?.didStop()
             do throws(Errno) {
                 try credentials.assumeDaemon()
@@ -221,15 +230,8 @@ package final class SnapshotLifecycle: Sendable {
         return true
     }
 
-    /// After an inode of the source has been changed beside the mount: see `Preserve.didChangeBeside`.
-    package func didChangeBeside(_ key: InodeKey, _ what: @autoclosure () -> String) {
-        current?.didChangeBeside(key, what())
-    }
-
-    /// After changes beside the mount of which it is not known what they were.
-    package func didMissChanges(_ why: String) {
-        current?.becomeInexact(why)
-    }
+    /// Whether changes that do not come through the mount are seen; only while a snapshot is active.
+    package var isWatchingSource: Bool { foreignChanges?.isWatching ?? false }
 
     /// Removes what the store keeps of a snapshot that is not exact any more; whether that freed anything.
     @discardableResult

@@ -17,7 +17,7 @@ struct ControlStart: ParsableCommand {
     var stallMax: Int = 200
 
     @Option(help: ArgumentHelp("How often that is tried.", valueName: "number"))
-    var attempts: Int = 10
+    var attempts: Int = 25
 
     @Argument(help: "The mount.")
     var mountpoint: String

@@ -37,6 +37,9 @@ struct ControlStatus: ParsableCommand {
         if let stall = status.lastStallMicroseconds {
             rows.append(("Last stall", "\(stall / 1000).\(stall % 1000 / 100) ms"))
         }
+        if status.sourceWatched == false {
+            rows.append(("Not watched", "changes of the source past the mount are not seen"))
+        }
         if let reason = status.inexactReason { rows.append(("Not exact", reason)) }
         rows.append(("Daemon", "process \(status.pid), version \(status.version)"))
         let width = (rows.map(\.0.count).max() ?? 0) + 2

@@ -94,7 +94,8 @@ final class Controller: SnapshotController {
             store: storePath, io: configuration.policy.rawValue,
             ioRequested: configuration.options.policy.rawValue,
             inexactReason: summary?.inexactReason,
-            lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds)
+            lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
+            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource)
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

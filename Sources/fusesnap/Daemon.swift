@@ -5,6 +5,7 @@ import LinuxSystem
 import SnapshotCore
 import SnapshotMount
 import SnapshotRecord
+import SourceWatch
 import Synchronization
 import SystemPackage
 
@@ -32,7 +33,12 @@ struct Daemon {
     private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
         let signals = TerminationSignals()
-        let root = try openSource()
+        let opened = try openSource()
+        let users = SourceUsers(configuration: configuration)
+        try users.refuse(opened)
+        try users.tellOfMountsBelow()
+        let privateMount = try makePrivateMount(opened)
+        let root = privateMount?.directory ?? opened
         let store = try openStore(root)
         defer { store.close() }
         configuration.policy = try PolicyChoice(configuration: configuration).resolve(store)
@@ -48,7 +54,8 @@ struct Daemon {
         }
         let lifecycle = SnapshotLifecycle(
             source: source, store: store, credentials: credentials,
-            deltaBytesMax: configuration.maxDelta?.bytes)
+            deltaBytesMax: configuration.maxDelta?.bytes,
+            foreignChanges: privateMount.map { ForeignChanges($0, source) })
         let server = try openControl()
         defer { server.close() }
         let fileSystem = MountedFileSystem(
@@ -91,6 +98,17 @@ struct Daemon {
             }
         } catch {
             throw CommandFailure("\(attempt): the source cannot be opened: \(error)")
+        }
+    }
+
+    /// A mount of the source for the daemon alone, by which its own writes are told from others'. nil without the
+    /// privilege; and where file systems are mounted below the source, which such a mount does not show.
+    private func makePrivateMount(_ source: Descriptor) throws(CommandFailure) -> PrivateMount? {
+        guard try SourceUsers.mountsBelow(configuration.source).isEmpty else { return nil }
+        do throws(Errno) {
+            return try PrivateMount(of: source)
+        } catch {
+            return nil
         }
     }
 

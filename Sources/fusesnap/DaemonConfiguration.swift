@@ -11,6 +11,8 @@ struct DaemonConfiguration: Equatable, Sendable {
     var maxDelta: ByteSize?
     var options: MountOptions
     var isForeground: Bool
+    /// The user knows that the source is in use past the mount.
+    var isForced = false
 
     /// What `options.policy` amounts to here: never `automatic` once the daemon serves.
     var policy = MountOptions.InputOutputPolicy.writeThrough

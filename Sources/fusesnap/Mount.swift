@@ -24,6 +24,9 @@ struct Mount: ParsableCommand {
         name: [.customShort("f"), .long], help: "Stay in the foreground and log to standard error.")
     var foreground = false
 
+    @Flag(help: "Mount over the source although somebody uses it past the mount.")
+    var force = false
+
     @Option(
         help: "End the snapshot as overflowed beyond this size, such as 10G (K, M, G, T).",
         transform: ByteSize.parse)
@@ -85,6 +88,6 @@ struct Mount: ParsableCommand {
         return DaemonConfiguration(
             sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: mode,
             store: store.map(Paths.absolute), maxDelta: maxDelta, options: options,
-            isForeground: foreground)
+            isForeground: foreground, isForced: force)
     }
 }

@@ -93,6 +93,49 @@ void cl_futex_wake(void *address);
 /* sync_file_range(2) over the whole file: writes its dirty pages and waits for them. */
 int cl_flush(int descriptor);
 
+/* Where a path leads, without a request to the file system: statx(2) with AT_STATX_DONT_SYNC. `mount` is 0 where the
+ * kernel does not tell it. `mode` holds the kind of file only. */
+struct cl_place {
+	uint64_t device, inode, mount;
+	uint32_t mode;
+};
+int cl_find_place(int directory, const char *path, int flags, struct cl_place *place);
+
+/* A copy of the mount that `directory` lies in, with `directory` as its root, which is mounted nowhere:
+ * open_tree(2) with OPEN_TREE_CLONE. It lasts as long as the descriptor. */
+int cl_clone_mount(int directory);
+
+/* kcmp(2): 0 where two threads share what `resource` says, another number where not. */
+enum { CL_SAME_MEMORY = 1, CL_SAME_DESCRIPTORS = 2, CL_SAME_DIRECTORIES = 3 };
+int cl_compare_threads(int32_t one, int32_t other, int resource);
+
+/* A fanotify group that tells changes by file handles, directory and name: fanotify_init(2). It does not block. */
+int cl_change_group(int unlimited_queue);
+/* fanotify_mark(2): every change of the file system that `directory` lies in. */
+int cl_watch_file_system(int group, int directory);
+/* fanotify_mark(2): but not what is written by way of the mount that `directory` lies in. */
+int cl_ignore_writes_through(int group, int directory);
+
+enum {
+	CL_CHANGED_DATA = 1, CL_CHANGED_ATTRIBUTES = 2, CL_CHANGED_ENTRY = 4,
+	CL_MOVED_DIRECTORY = 8,	/* beside CL_CHANGED_ENTRY */
+	CL_LOST_CHANGES = 16,	/* the queue was full */
+};
+struct cl_handle {
+	const uint8_t *bytes;	/* NULL: there is none */
+	uint32_t length;
+	int32_t type;
+};
+struct cl_change {
+	uint32_t kinds;
+	int32_t process;	/* 0: one that cannot be seen from here */
+	struct cl_handle directory, object;
+	const char *name;	/* of the entry in `directory`; NULL: none */
+};
+/* Takes one event from those that read(2) of the group gave: its length, 0 where there is none. What `change` refers
+ * to lies in `events`. */
+size_t cl_next_change(const void *events, size_t size, struct cl_change *change);
+
 /* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
 int cl_pidfd_open(int32_t process);
 

@@ -23,6 +23,8 @@ package final class FreezeHelperProcess: Sendable {
     /// Serves the daemon at the other end of `socket` until that is closed. `name` is the hidden directory of the
     /// freeze in the mount's root.
     package static func run(_ socket: Descriptor, mountpoint: FileName, name: FileName) throws(Errno) {
+        // Everybody waits for what it does, for a moment.
+        _ = ThreadInterruption.hurry(ThreadInterruption.ownThread)
         let root = try mountpoint.withCString { (path) throws(Errno) in
             try Descriptor.open(at: .workingDirectory, path, O_PATH | O_DIRECTORY)
         }

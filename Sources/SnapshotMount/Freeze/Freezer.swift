@@ -40,7 +40,7 @@ package final class Freezer: Sendable {
         package var stallMax: Duration
         package var attemptsMax: Int
 
-        package init(stallMax: Duration = .milliseconds(200), attemptsMax: Int = 10) {
+        package init(stallMax: Duration = .milliseconds(200), attemptsMax: Int = 25) {
             self.stallMax = stallMax
             self.attemptsMax = attemptsMax
         }
@@ -86,7 +86,12 @@ package final class Freezer: Sendable {
     /// Runs `cut` while everything is frozen and the gate is closed. One caller at a time, no worker.
     func freeze<Result>(_ limits: Limits, _ cut: () -> Result) throws(Obstacle) -> (Result, Report) {
         let round = Round(intake)
-        defer { end(round) }
+        let thread = ThreadInterruption.ownThread
+        let niceness = ThreadInterruption.hurry(thread)
+        defer {
+            ThreadInterruption.calm(thread, niceness)
+            end(round)
+        }
         var last = Obstacle.operation
         for attempt in 1...max(1, limits.attemptsMax) {
             if attempt > 1 { pause(beforeAttempt: attempt) }

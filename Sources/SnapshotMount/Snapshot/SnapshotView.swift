@@ -211,10 +211,16 @@ final class SnapshotView: Sendable {
                             name, inode: inode ^ SnapshotTree.inodeBit, kind: kind, next: next)
                     }
                     guard buffer.hasRoom(for: name) else { return false }
-                    let entry = try entry(
-                        directory.tree, node, directory.reference, directory.descriptor, name)
-                    buffer.append(name, entry, next: next)
-                    return true
+                    do throws(Errno) {
+                        let entry = try entry(
+                            directory.tree, node, directory.reference, directory.descriptor, name)
+                        buffer.append(name, entry, next: next)
+                        return true
+                    } catch .ioError {
+                        // What is lost has a name all the same; whoever looks it up gets the error.
+                        return buffer.append(
+                            name, inode: inode ^ SnapshotTree.inodeBit, kind: kind, next: next)
+                    }
                 }
             }
             if !isAdded { return }

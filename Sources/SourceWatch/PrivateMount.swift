@@ -1,0 +1,94 @@
+internal import CLinux
+internal import Glibc
+package import LinuxSystem
+package import SystemPackage
+
+/// A mount of the source alone, with the source as its root, in no mount namespace: nothing is mounted in it, no path
+/// leads to it, and only who has its descriptor can use it. Made with open_tree(2), which needs CAP_SYS_ADMIN.
+///
+/// It is what tells whether an inode lies in the source: opened by its handle on this mount, it has a path where it is
+/// below the mount's root, and «/» where the kernel does not find that above it. So neither bind mounts nor renames above
+/// the source nor mounts over it make a difference.
+package struct PrivateMount: Sendable {
+    enum Place: Equatable, Sendable {
+        /// In the source, which is "" itself; below it "/name".
+        case inside([UInt8])
+        case outside
+        /// A file outside, or one whose name the kernel does not know: it was not looked up by name since it is in
+        /// memory, but opened by its handle, as NFS servers do.
+        case unnamed
+        /// It has been removed.
+        case gone
+        /// It could not be found out.
+        case unknown
+    }
+
+    /// The source's directory on this mount, open for reading.
+    package let directory: Descriptor
+    /// The source's path where it was opened, for messages.
+    let name: [UInt8]
+    /// What keeps the mount alive.
+    private let mount: Descriptor
+    /// The source's inode number.
+    private let root: UInt64
+    /// The mount that the source was found on, where that is of the whole file system: every file that has a name is
+    /// below its root.
+    private let wholeMount: Descriptor?
+
+    package init(of source: Descriptor) throws(Errno) {
+        mount = Descriptor(owning: try checked { cl_clone_mount(source.raw) })
+        name = try linkTarget(of: source)
+        directory = try Descriptor.open(at: mount, ".", O_RDONLY | O_DIRECTORY)
+        root = try FileStatus(of: directory).inode
+        let isWhole = try mountLine(of: source)?.root == rootPath
+        wholeMount = isWhole ? try Descriptor.open(at: source, ".", O_RDONLY | O_DIRECTORY) : nil
+    }
+
+    func place(of handle: FileHandle) -> Place {
+        do throws(Errno) {
+            let inode = try handle.open(mount: directory, O_PATH)
+            let path = try linkTarget(of: inode)
+            // A directory that was removed is found for a while, with nothing above it, and is called so.
+            if path == removedPath, try FileStatus(of: inode).links == 0 { return .gone }
+            if path != rootPath { return .inside(path) }
+            var place = cl_place()
+            try checked { cl_find_place(inode.raw, "", AT_EMPTY_PATH, &place) }
+            if place.mode != UInt32(S_IFDIR) { return .unnamed }
+            // A directory always has a name.
+            return place.inode == root ? .inside([]) : .outside
+        } catch {
+            return error == .staleNFSFileHandle ? .gone : .unknown
+        }
+    }
+
+    /// Whether the kernel knows the name of an unnamed file, so that it is outside; also where that cannot be told.
+    func hasName(_ handle: FileHandle) -> Bool {
+        guard let wholeMount else { return true }
+        do throws(Errno) {
+            return try linkTarget(of: try handle.open(mount: wholeMount, O_PATH)) != rootPath
+        } catch {
+            return true
+        }
+    }
+}
+
+private let rootPath = [UInt8(ascii: "/")]
+private let removedPath = Array("/ (deleted)".utf8)
+
+/// The line of /proc/self/mountinfo for the mount that `directory` lies in; nil where it is mounted nowhere.
+private func mountLine(of directory: Descriptor) throws(Errno) -> MountLine? {
+    var place = cl_place()
+    try checked { cl_find_place(directory.raw, "", AT_EMPTY_PATH, &place) }
+    var table = MountTable()
+    table.add(mountinfo: try ProcessFiles("/proc/self").contents("mountinfo"), top: rootPath, namespace: [])
+    return table[place.mount]
+}
+
+/// The path of what a descriptor refers to, as the kernel knows it.
+func linkTarget(of descriptor: Descriptor) throws(Errno) -> [UInt8] {
+    try withLink(to: descriptor) { (link) throws(Errno) in
+        var room = [UInt8](repeating: 0, count: Int(PATH_MAX))
+        let length = try checked { readlink(link, &room, room.count) }
+        return Array(room[..<length])
+    }
+}
