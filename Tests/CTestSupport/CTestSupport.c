@@ -4,6 +4,8 @@
 #include "CTestSupport.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -13,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/vfs.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -209,6 +212,59 @@ void ts_fill(void *bytes, size_t size, uint64_t seed)
 		}
 		at[i] = (uint8_t) (word >> i % 8 * 8) | 1;
 	}
+}
+
+void ts_fill_word(void *bytes, size_t size, uint64_t word)
+{
+	size_t done = size < sizeof word ? size : sizeof word;
+	memcpy(bytes, &word, done);
+	while (done < size) {
+		size_t more = done < size - done ? done : size - done;
+		memcpy((char *) bytes + done, bytes, more);
+		done += more;
+	}
+}
+
+ssize_t ts_word_mismatch(const void *bytes, size_t size, uint64_t word)
+{
+	const char *at = bytes;
+	size_t first = size < sizeof word ? size : sizeof word;
+	/* Every byte is that of 8 bytes before. */
+	if (memcmp(at, &word, first) == 0 && memcmp(at, at + first, size - first) == 0)
+		return -1;
+	for (size_t i = 0; i < size; i++)
+		if (at[i] != ((const char *) &word)[i % sizeof word])
+			return (ssize_t) i;
+	return -1;
+}
+
+void ts_futex_wait(const void *word, uint32_t expected, int milliseconds)
+{
+	struct timespec timeout = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
+	syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0);
+}
+
+void ts_futex_wake(const void *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+int ts_await_end(pid_t child, int milliseconds)
+{
+	struct pollfd ended = {.events = POLLIN};
+	ended.fd = (int) syscall(SYS_pidfd_open, child, 0);
+	if (ended.fd < 0)
+		return -1;
+	int result = poll(&ended, 1, milliseconds);
+	int saved = errno;
+	close(ended.fd);
+	errno = saved;
+	return result < 0 && errno != EINTR ? -1 : 0;
+}
+
+void ts_die_with_parent(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room)

@@ -1,4 +1,5 @@
-package import Glibc
+package import CTestSupport
+internal import Glibc
 internal import SystemPackage
 
 /// A finished child process.
@@ -78,13 +79,16 @@ package final class Child: Sendable {
             let result = waitpid(pid, &status, WNOHANG)
             if result == pid { break }
             if result < 0 { throw TestFailure("\(words): waitpid: \(currentErrno)") }
-            if ContinuousClock.now > end {
+            let rest = (end - ContinuousClock.now) / .milliseconds(1)
+            if rest <= 0 {
                 kill(pid, SIGKILL)
                 waitpid(pid, &status, 0)
                 throw TestFailure(
                     "`\(words.joined(separator: " "))`: not ended within \(seconds) s\n\(try text(errors))")
             }
-            usleep(1000)
+            if ts_await_end(pid, Int32(min(rest, 1e6)) + 1) != 0 {
+                throw TestFailure("\(words): pidfd_open: \(currentErrno)")
+            }
         }
         let signal = status & 0x7f
         return Finished(

@@ -44,6 +44,30 @@ uint64_t ts_hash(uint64_t hash, const void *bytes, size_t size);
 /* Fills with bytes that follow from `seed`; no byte is 0, so that data can be told from holes. */
 void ts_fill(void *bytes, size_t size, uint64_t seed);
 
+/* Fills with a word, over and over from the first byte; a last piece may be shorter. */
+void ts_fill_word(void *bytes, size_t size, uint64_t word);
+/* Where bytes first differ from what ts_fill_word would have put there; -1 where nowhere. */
+ssize_t ts_word_mismatch(const void *bytes, size_t size, uint64_t word);
+
+/* Waits until `*word` is not `expected` any more, is woken, or the time is over. The word may be shared by processes. */
+void ts_futex_wait(const void *word, uint32_t expected, int milliseconds);
+void ts_futex_wake(const void *word);
+/* Waits until a child has ended, without reaping it, or the time is over. -1 and errno. */
+int ts_await_end(pid_t child, int milliseconds);
+/* The calling process is killed when its parent ends. */
+void ts_die_with_parent(void);
+
+/* Writes that go on while the caller does other things, by raw system calls: AIO (io_submit) or io_uring. */
+enum ts_async_kind { TS_ASYNC_AIO, TS_ASYNC_URING };
+struct ts_async;
+/* NULL and errno. ENOSYS, EPERM: this machine has none. */
+struct ts_async *ts_async_open(int kind, unsigned int depth);
+/* pwrite(2) of bytes that must stay as they are until `ts_async_wait` returns their tag. -1 and errno. */
+int ts_async_write(struct ts_async *async, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag);
+/* Waits for one write to end: its tag, and its result as of pwrite(2), or -errno. -1 and errno. */
+int ts_async_wait(struct ts_async *async, uint64_t *tag, int64_t *result);
+void ts_async_close(struct ts_async *async);
+
 /* Sends `size` bytes to the Unix socket at `path`, and reads the answer until the end, at most a second between
  * pieces. The number of bytes in `answer`, or -1. */
 ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room);
