@@ -56,6 +56,10 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CTestSupport", system], path: "Tests/TestSupport",
             cSettings: gnuNames, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "cutload", dependencies: ["TestSupport", "CTestSupport", system, argumentParser],
+            path: "Tests/CutLoad", cSettings: gnuNames, swiftSettings: swiftSettings),
+        tests("CutLoadTests", ["cutload"]),
         tests("LinuxSystemTests", ["LinuxSystem", "TestSupport", system]),
         tests("SnapshotRecordTests", ["SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests(
@@ -66,7 +70,7 @@ let package = Package(
             ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests("SourceWatchTests", ["SourceWatch", "LinuxSystem", "TestSupport", system]),
         tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
-        tests("MountedTests", ["TestSupport", "CTestSupport", system]),
+        tests("MountedTests", ["TestSupport", "CTestSupport", "cutload", system]),
         tests("CommandLineTests", ["TestSupport", "CTestSupport", system]),
         tests("ControlSocketTests", ["ControlSocket", "CLinux", system]),
         tests("CommandTests", ["fusesnap", "ControlSocket", argumentParser, system]),
