@@ -10,8 +10,14 @@ BASE ?= /tmp
 # Of the campaigns: how often, and the first seed.
 ROUNDS ?= 100
 POLICY ?= write-through
+# Of check-cut: it ends after STARTS snapshots, or after SECONDS where that is given.
+DIR ?= $(BASE)
+STARTS ?= 1000
+SECONDS ?=
+SEED ?=
+CUTLOAD_OPTIONS ?=
 
-.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill
+.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill check-cut
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
@@ -19,6 +25,7 @@ help:
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
 	@echo 'make bench      measure how long a start stalls applications (BASE=DIR: where)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
+	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
@@ -41,6 +48,11 @@ build: require
 test: require-test
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build --no-parallel
+
+check-cut: build
+	$(SWIFT) build -c release --product cutload
+	$(SCRIPTS)/check-cut .build/release/fusesnap .build/release/cutload '$(DIR)' io=$(POLICY) \
+		--starts $(STARTS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(CUTLOAD_OPTIONS)
 
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap

@@ -28,6 +28,9 @@ package enum Machine {
     package static let binary: String =
         environmentValue("FUSESNAP_BINARY") ?? buildDirectory + "/fusesnap"
 
+    /// The load that cuts are tested with.
+    package static let cutload: String = buildDirectory + "/cutload"
+
     /// Options for every mount of a test: -o with what FUSESNAP_TEST_MOUNT_OPTIONS says, to run all under another policy.
     package static let mountOptions: [String] =
         environmentValue("FUSESNAP_TEST_MOUNT_OPTIONS").map { ["-o", $0] } ?? []
