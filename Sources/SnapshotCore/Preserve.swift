@@ -74,15 +74,16 @@ package final class Preserve: Sendable {
     }
 
     /// After an inode has been changed beside the mount, by `what`: what the record does not hold of it is lost, and
-    /// reads of that fail from now on. Nothing, where the record holds it all.
-    package func didChangeBeside(_ key: InodeKey, _ what: @autoclosure () -> String) {
+    /// reads of that fail from now on. Nothing, where the record holds it all. `marks` false: the snapshot is not marked
+    /// before such a read, since the inode may not belong to it.
+    package func didChangeBeside(_ key: InodeKey, marks: Bool = true, _ what: @autoclosure () -> String) {
         guard end.isRecording, let record = map.recordForChange(of: key) else { return }
         let isNew = record.contents.withLock { contents in
             if contents.isLost || contents.isWhole { return false }
             contents.isLost = true
             return true
         }
-        if isNew { becomeIncomplete(what()) }
+        if isNew && marks { becomeIncomplete(what()) }
     }
 
     /// Marks the snapshot inexact, though its reads go on where they can.

@@ -28,11 +28,17 @@ package struct SnapshotTree: Sendable {
             result = try body()
         } catch {
             try end.check()
-            // The kernel has granted this by the modes of the cut; an ordinary user's daemon is refused, since the
-            // live ones have changed.
-            guard error == .permissionDenied else { throw error }
-            _ = end.becomeIncomplete("a file could not be read: its mode has changed since the cut")
-            throw .ioError
+            switch error {
+            case .permissionDenied:
+                // The kernel has granted this by the modes of the cut; an ordinary user's daemon is refused, since the
+                // live ones have changed.
+                _ = end.becomeIncomplete("a file could not be read: its mode has changed since the cut")
+                throw .ioError
+            case .ioError:
+                _ = end.becomeIncomplete("a file could not be read: \(error)")
+                throw error
+            default: throw error
+            }
         }
         try end.check()
         return result

@@ -15,16 +15,25 @@ package final class ForeignChanges: Sendable {
     private let source: SourceTree
     private let watch = Mutex<ChangeWatch?>(nil)
 
+    private let isKnown = MutexBox<(@Sendable (FileStatus) -> Bool)?>(nil)
+
     package init(_ mount: PrivateMount, _ source: SourceTree) {
         self.mount = mount
         self.source = source
     }
 
+    /// `isKnown` says whether an inode has been looked up by way of the mount.
+    func ask(_ isKnown: @escaping @Sendable (FileStatus) -> Bool) {
+        self.isKnown.mutex.withLock { $0 = isKnown }
+    }
+
     /// Makes a watch that tells `preserve`. Where the file system cannot be watched, there is none.
     func prepare(_ preserve: Preserve) {
         do throws(Errno) {
-            let made = try ChangeWatch(source: mount, ownProcess: getpid()) { [source] change in
-                Self.tell(change, source, preserve)
+            let made = try ChangeWatch(source: mount, ownProcess: getpid()) { [source, isKnown] change in
+                Self.tell(change, source, preserve) { status in
+                    isKnown.mutex.withLock { $0 }?(status) ?? false
+                }
             }
             watch.withLock { $0 = made }
         } catch {
@@ -57,7 +66,10 @@ package final class ForeignChanges: Sendable {
         ended?.stop()
     }
 
-    private static func tell(_ change: ForeignChange, _ source: SourceTree, _ preserve: Preserve) {
+    private static func tell(
+        _ change: ForeignChange, _ source: SourceTree, _ preserve: Preserve,
+        _ isKnown: @Sendable (FileStatus) -> Bool
+    ) {
         if change.kinds.contains(.lost) {
             return preserve.becomeInexact(
                 "the source was changed past the mount, so fast that it was not seen what")
@@ -68,10 +80,13 @@ package final class ForeignChanges: Sendable {
         for handle in concerned {
             do throws(Errno) {
                 let inode = try handle.open(mount: source.root, O_PATH)
-                preserve.didChangeBeside(InodeKey(try FileStatus(of: inode)), message(change))
+                let status = try FileStatus(of: inode)
+                // A file of which nobody knows the name may be one that lies elsewhere: not, if it came by this mount.
+                preserve.didChangeBeside(
+                    InodeKey(status), marks: change.isCertain || isKnown(status), message(change))
             } catch {
                 // It is gone, so that the snapshot cannot open it either; its directory is concerned too.
-                preserve.becomeIncomplete(message(change))
+                if change.isCertain { preserve.becomeIncomplete(message(change)) }
             }
         }
     }

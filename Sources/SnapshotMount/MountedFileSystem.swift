@@ -36,6 +36,9 @@ package final class MountedFileSystem: FileSystemOperations {
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         live.backings.attach(session)
+        lifecycle.foreignChanges?.ask { [live, snapshots] status in
+            live.nodes.isKnown(status) || snapshots.nodes.isKnown(status)
+        }
         lifecycle.freeze(with: Freezer(session, live, gate: lifecycle.gate, launcher: launcher))
         let forgetSnapshot: @Sendable () -> Void = { [snapshotName] in
             session.invalidateEntry(parent: NodeTable.mountRoot, snapshotName)

@@ -65,7 +65,7 @@ package final class SnapshotLifecycle: Sendable {
     private let observer = MutexBox<Observer?>(nil)
     private let freezer = MutexBox<Freezer?>(nil)
     /// Nil where the source cannot be watched.
-    private let foreignChanges: ForeignChanges?
+    let foreignChanges: ForeignChanges?
     private let lastFreeze = Mutex<Freezer.Report?>(nil)
 
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.

@@ -25,35 +25,35 @@ final class ChangeFilter: @unchecked Sendable {
         if event.kinds & UInt32(CL_MOVED_DIRECTORY) != 0 { places.removeAll(keepingCapacity: true) }
         if event.kinds & UInt32(CL_LOST_CHANGES) != 0 {
             places.removeAll(keepingCapacity: true)
-            return ForeignChange(kinds: .lost, process: 0, path: sourceName)
+            return ForeignChange(kinds: .lost, process: 0, isCertain: false, path: sourceName)
         }
         if event.process == ownProcess { return nil }
-        let directory = FileHandle(event.directory)
-        let object = FileHandle(event.object)
-        let name = event.name.map { FileName($0) }
-        guard let path = path(directory, name, object, isData: event.kinds & UInt32(CL_CHANGED_DATA) != 0)
-        else { return nil }
-        return ForeignChange(
-            kinds: .init(event.kinds), process: event.process, directory: directory, name: name, object: object,
-            path: path)
-    }
-
-    /// From the source's own path on; nil outside.
-    private func path(_ directory: FileHandle?, _ name: FileName?, _ object: FileHandle?, isData: Bool) -> String?
-    {
-        switch directory.map({ place(ofDirectory: $0) }) ?? place(ofObject: object, isData: isData) {
+        var change = ForeignChange(
+            kinds: .init(event.kinds), process: event.process, directory: FileHandle(event.directory),
+            name: event.name.map { FileName($0) }, object: FileHandle(event.object), path: sourceName)
+        switch place(of: change) {
         case .inside(let rest):
-            let path = sourceName + String(decoding: rest, as: UTF8.self)
-            guard directory != nil, let name, name.description != "." else { return path }
-            return path + "/" + name.description
+            change.path += String(decoding: rest, as: UTF8.self)
+            if change.directory != nil, let name = change.name, name != Self.itself { change.path += "/\(name)" }
+            return change
         case .unknown:
-            return sourceName + " (a file whose name is not known)"
+            change.isCertain = false
+            change.path += " (a file whose name is not known)"
+            return change
         case .outside, .unnamed:
             return nil
         case .gone:
             // Removed itself meanwhile, which is an event in the directory above.
             return nil
         }
+    }
+
+    /// The name by which changes of a directory's own attributes come.
+    private static let itself = FileName(".")
+
+    private func place(of change: ForeignChange) -> PrivateMount.Place {
+        if let directory = change.directory { return place(ofDirectory: directory) }
+        return place(ofObject: change.object, isData: change.kinds.contains(.data))
     }
 
     /// A file's event without a directory is a change of its link count, beside the one of the entry, or a change of a

@@ -13,7 +13,7 @@ package import SystemPackage
 /// copy_file_range; truncate, O_TRUNC, fallocate; chmod, chown, utimensat, setxattr; names made, removed, linked and
 /// renamed; what a process in another namespace does; what an overlayfs writes to its upper directory here; a write to
 /// the backing file of a FUSE passthrough, with the pid of the application, whose context the kernel writes in (see
-/// `quietSource`).
+/// `PrivateMount.directory`).
 ///
 /// What is not:
 /// - stores to a shared mapping, msync(2) of it too;
@@ -31,11 +31,11 @@ package import SystemPackage
 /// they were, but no process.
 ///
 /// Its cost to the daemon's own changes, which the kernel queues like all others, as a measurement: 4 KiB pwrites in tmpfs
-/// 1.1 µs without, 3.0 µs with the watch, 1.2 to 1.4 µs by way of `quietSource`; ext4 1.2 and 2.6, XFS 1.5 and 4.0 µs; to
-/// make and remove a file 10 and 20 µs (tmpfs), 19 and 32 µs (ext4), which `quietSource` does not make cheaper. A mark on
+/// 1.1 µs without, 3.0 µs with the watch, 1.2 to 1.4 µs by way of `PrivateMount.directory`; ext4 1.2 and 2.6, XFS 1.5 and 4.0 µs; to
+/// make and remove a file 10 and 20 µs (tmpfs), 19 and 32 µs (ext4), which `PrivateMount.directory` does not make cheaper. A mark on
 /// the mount in place of the file system (FAN_MARK_MOUNT) does not see names and attributes, nor other mounts.
 package final class ChangeWatch: Sendable {
-    private let mount: PrivateMount
+    package let source: PrivateMount
     private let group: Descriptor
     private let loop: ChangeLoop
 
@@ -56,7 +56,7 @@ package final class ChangeWatch: Sendable {
         source: PrivateMount, ownProcess: Int32, queue: Queue = .unlimited,
         report: @escaping @Sendable (ForeignChange) -> Void
     ) throws(Errno) {
-        mount = source
+        self.source = source
         let group = Descriptor(owning: try checked { cl_change_group(queue == .unlimited ? 1 : 0) })
         _ = try FileHandle(of: source.directory)
         try checked { cl_ignore_writes_through(group.raw, source.directory.raw) }
@@ -69,7 +69,7 @@ package final class ChangeWatch: Sendable {
 
     /// What is changed from now on is told. One system call: it may be made while others wait.
     package func begin() throws(Errno) {
-        try checked { cl_watch_file_system(group.raw, mount.directory.raw) }
+        try checked { cl_watch_file_system(group.raw, source.directory.raw) }
     }
 
     deinit {
@@ -90,6 +90,9 @@ package final class ChangeWatch: Sendable {
 /// The thread that reads the events, and how others talk to it.
 private final class ChangeLoop: Sendable {
     private static let blockBytes = 64 << 10
+    /// For so long events are left to gather after some were taken: a busy writer's become few, since the kernel merges
+    /// them, and need not wake the thread each.
+    private static let gatherMilliseconds: Int32 = 10
 
     private let group: Descriptor
     /// A byte in it asks the thread to look at what is wanted.
@@ -142,29 +145,29 @@ private final class ChangeLoop: Sendable {
 
     private func run() {
         while !requests.mustStop {
-            waitForWork()
+            waitForWork([group, wake.reading], milliseconds: -1)
+            takeSignals()
             let turn = requests.turnAsked
             do throws(Errno) {
                 while !requests.mustStop, try readEvents() {}
             } catch {
                 // The group is of no use any more (ENOMEM, EIO): nothing is known from here on.
-                report(ForeignChange(kinds: .lost, process: 0, path: filter.sourceName))
+                report(ForeignChange(kinds: .lost, process: 0, isCertain: false, path: filter.sourceName))
                 return
             }
             requests.finish(turn)
+            waitForWork([wake.reading], milliseconds: Self.gatherMilliseconds)
         }
     }
 
-    private func waitForWork() {
-        var entries = [
-            pollfd(fd: group.raw, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: wake.reading.raw, events: Int16(POLLIN), revents: 0),
-        ]
-        poll(&entries, 2, -1)
-        if entries[1].revents != 0 {
-            var bytes: (UInt64, UInt64) = (0, 0)
-            withUnsafeMutableBytes(of: &bytes) { _ = read(wake.reading.raw, $0.baseAddress, $0.count) }
-        }
+    private func waitForWork(_ descriptors: [Descriptor], milliseconds: Int32) {
+        var entries = descriptors.map { pollfd(fd: $0.raw, events: Int16(POLLIN), revents: 0) }
+        withExtendedLifetime(descriptors) { _ = poll(&entries, nfds_t(entries.count), milliseconds) }
+    }
+
+    private func takeSignals() {
+        var bytes: (UInt64, UInt64) = (0, 0)
+        withUnsafeMutableBytes(of: &bytes) { _ = read(wake.reading.raw, $0.baseAddress, $0.count) }
     }
 
     /// Takes what is in the queue, a block at most; false where it is empty.

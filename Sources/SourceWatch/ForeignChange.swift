@@ -26,6 +26,10 @@ package struct ForeignChange: Sendable {
     package var name: FileName?
     /// What was changed, or what the name is for; nil before Linux 5.17 for names.
     package var object: FileHandle?
+    /// Whether it is known that this is in the source. It is not of a file that is changed by its handle while the kernel
+    /// knows no name of it, nor of a lost change: such a file may be anywhere in the file system. NFS servers do so, and
+    /// other daemons of this kind.
+    package var isCertain = true
     /// For messages: what changed, from the source's own path on. Found afterwards: a rename may have come between.
     package var path: String
 }

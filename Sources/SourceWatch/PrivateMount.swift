@@ -6,9 +6,9 @@ package import SystemPackage
 /// A mount of the source alone, with the source as its root, in no mount namespace: nothing is mounted in it, no path
 /// leads to it, and only who has its descriptor can use it. Made with open_tree(2), which needs CAP_SYS_ADMIN.
 ///
-/// It is what tells whether an inode lies in the source: opened by its handle on this mount, it has a path where it is
-/// below the mount's root, and «/» where the kernel does not find that above it. So neither bind mounts nor renames above
-/// the source nor mounts over it make a difference.
+/// It is what tells whether an inode lies in the source: the kernel finds one that was opened by its handle on this mount
+/// below the mount's root, or not. So neither bind mounts nor renames above the source nor mounts over it make a
+/// difference.
 package struct PrivateMount: Sendable {
     enum Place: Equatable, Sendable {
         /// In the source, which is "" itself; below it "/name".
@@ -29,8 +29,6 @@ package struct PrivateMount: Sendable {
     let name: [UInt8]
     /// What keeps the mount alive.
     private let mount: Descriptor
-    /// The source's inode number.
-    private let root: UInt64
     /// The mount that the source was found on, where that is of the whole file system: every file that has a name is
     /// below its root.
     private let wholeMount: Descriptor?
@@ -39,7 +37,6 @@ package struct PrivateMount: Sendable {
         mount = Descriptor(owning: try checked { cl_clone_mount(source.raw) })
         name = try linkTarget(of: source)
         directory = try Descriptor.open(at: mount, ".", O_RDONLY | O_DIRECTORY)
-        root = try FileStatus(of: directory).inode
         let isWhole = try mountLine(of: source)?.root == rootPath
         wholeMount = isWhole ? try Descriptor.open(at: source, ".", O_RDONLY | O_DIRECTORY) : nil
     }
@@ -47,17 +44,28 @@ package struct PrivateMount: Sendable {
     func place(of handle: FileHandle) -> Place {
         do throws(Errno) {
             let inode = try handle.open(mount: directory, O_PATH)
-            let path = try linkTarget(of: inode)
-            // A directory that was removed is found for a while, with nothing above it, and is called so.
-            if path == removedPath, try FileStatus(of: inode).links == 0 { return .gone }
-            if path != rootPath { return .inside(path) }
             var place = cl_place()
             try checked { cl_find_place(inode.raw, "", AT_EMPTY_PATH, &place) }
-            if place.mode != UInt32(S_IFDIR) { return .unnamed }
-            // A directory always has a name.
-            return place.inode == root ? .inside([]) : .outside
+            let isDirectory = place.mode == UInt32(S_IFDIR)
+            if isDirectory, try !isBelowRoot(inode) { return .outside }
+            let path = try linkTarget(of: inode)
+            if isDirectory { return .inside(path == rootPath ? [] : path) }
+            // What is not below the root has the root's path; one without links is marked.
+            return path == rootPath || path == rootPath + Array(" (deleted)".utf8) ? .unnamed : .inside(path)
         } catch {
             return error == .staleNFSFileHandle ? .gone : .unknown
+        }
+    }
+
+    /// The kernel refuses to go from a directory that is not below the mount's root to its parent; from the root itself
+    /// «..» leads nowhere else. It knows every directory's parent.
+    private func isBelowRoot(_ inode: Descriptor) throws(Errno) -> Bool {
+        var parent = cl_place()
+        do throws(Errno) {
+            try checked { cl_find_place(inode.raw, "..", 0, &parent) }
+            return true
+        } catch .noSuchFileOrDirectory {
+            return false
         }
     }
 
@@ -73,7 +81,6 @@ package struct PrivateMount: Sendable {
 }
 
 private let rootPath = [UInt8(ascii: "/")]
-private let removedPath = Array("/ (deleted)".utf8)
 
 /// The line of /proc/self/mountinfo for the mount that `directory` lies in; nil where it is mounted nowhere.
 private func mountLine(of directory: Descriptor) throws(Errno) -> MountLine? {

@@ -22,7 +22,8 @@ struct MountTableTests {
         #expect(
             entry
                 == MountEntry(
-                    mountpoint: "/mnt/a b", type: "fuse.fusesnap", source: "/da\\ta", user: 1000))
+                    mountpoint: "/mnt/a b", type: "fuse.fusesnap", source: "/da\\ta", user: 1000,
+                    fileSystemOptions: ["rw", "user_id=1000", "group_id=1000"]))
     }
 
     @Test func `of several mounts at a path the topmost counts`() {

@@ -75,3 +75,9 @@ func openDirectory(_ path: Path) throws(Errno) -> Descriptor {
         try Descriptor.open(at: .workingDirectory, name, O_RDONLY | O_DIRECTORY)
     }
 }
+
+func openPath(_ path: Path) throws(Errno) -> Descriptor {
+    try FileName(bytes: path.bytes).withCString { (name) throws(Errno) in
+        try Descriptor.open(at: .workingDirectory, name, O_PATH)
+    }
+}

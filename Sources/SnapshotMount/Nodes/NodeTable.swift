@@ -90,6 +90,10 @@ final class NodeTable: Sendable {
         }
     }
 
+    func isKnown(_ status: FileStatus) -> Bool {
+        state.withLock { Self.find(Identity(device: status.device, key: InodeKey(status)), $0) != nil }
+    }
+
     /// Counts a look-up of an inode, known or not.
     func remember(
         _ reference: InodeReference, parent: UInt64, _ name: UnsafePointer<CChar>
