@@ -7,6 +7,8 @@ internal import Synchronization
 /// FUSE_HANDLE_KILLPRIV_V2: the file system takes set-id bits and file capabilities away where data change; the kernel
 /// then need not ask for `security.capability` before each write.
 ///
+/// FUSE_SETXATTR_EXT: an ACL that is set says whether it takes the set-group-id bit away.
+///
 /// FUSE_PASSTHROUGH, where it is wanted: the kernel reads and writes the source's files by itself.
 final class Handshake: Sendable {
     private struct Offer {
@@ -34,6 +36,9 @@ final class Handshake: Sendable {
 
     /// Whether files can be passed through.
     var passesThrough: Bool { agreed2.load(ordering: .relaxed) & UInt32(FS_INIT2_PASSTHROUGH) != 0 }
+
+    /// Whether a SETXATTR says if it takes the set-group-id bit away, in words that libfuse does not know.
+    var extendsAttributes: Bool { agreed.load(ordering: .relaxed) & UInt32(FS_INIT_SETXATTR_EXT) != 0 }
 
     func didReceive(_ request: RawRequest) {
         guard let input = request.argument(fs_init_in.self) else { return }
@@ -65,7 +70,7 @@ final class Handshake: Sendable {
         }
         bytes.withUnsafeMutableBytes { bytes in
             var output = bytes.loadUnaligned(fromByteOffset: headerSize, as: fs_init_out.self)
-            let added = offer.flags & UInt32(FS_INIT_HANDLE_KILLPRIV_V2)
+            let added = offer.flags & UInt32(FS_INIT_HANDLE_KILLPRIV_V2 | FS_INIT_SETXATTR_EXT)
             output.flags |= added
             agreed.store(added, ordering: .relaxed)
             let offered2 = offer.flags & UInt32(FS_INIT_EXT) != 0 ? offer.flags2 : 0

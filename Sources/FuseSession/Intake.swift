@@ -70,7 +70,9 @@ package final class Intake: Sendable {
                 worker.park(request.bytes)
                 continue
             }
-            if !isServedHere(request) { return count }
+            if isServedHere(request) { continue }
+            return request.opcode == FS_OPCODE_SETXATTR && handshake.extendsAttributes
+                ? Self.shortenSetAttribute(buffer, count) : count
         }
     }
 
@@ -100,6 +102,20 @@ package final class Intake: Sendable {
         default:
             return false
         }
+    }
+
+    /// Makes a SETXATTR one that libfuse knows, in its buffer, and notes what that leaves out. Its length.
+    private static func shortenSetAttribute(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
+        let start = MemoryLayout<fs_in_header>.size
+        let size = MemoryLayout<fs_setxattr_in>.size
+        guard count >= start + size else { return count }
+        let input = (buffer + start).loadUnaligned(as: fs_setxattr_in.self)
+        cl_this_worker()?.pointee.kills_privileges =
+            input.setxattr_flags & UInt32(FS_SETXATTR_KILL_SGID) != 0 ? 1 : 0
+        let known = size / 2
+        (buffer + start + known).copyMemory(from: buffer + start + size, byteCount: count - start - size)
+        buffer.storeBytes(of: UInt32(count - known), as: UInt32.self)
+        return count - known
     }
 
     private func ownWorker() -> Worker {

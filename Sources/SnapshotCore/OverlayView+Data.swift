@@ -13,10 +13,9 @@ extension OverlayView {
         guard let record = map.record(of: key) else { return (false, limit) }
         let (isPresent, end) = record.contents.withLock {
             $0.blocks.run(
-                from: UInt64(offset / Self.block),
-                limit: UInt64((limit + Self.block - 1) / Self.block))
+                from: UInt64(offset / Self.block), limit: RecordLimits.blockCount(limit))
         }
-        return (isPresent, min(Int64(end) * Self.block, limit))
+        return (isPresent, min(RecordLimits.offset(ofBlock: end), limit))
     }
 
     /// Reads the data of the cut from `offset` on into `buffer`, as far as `size`, the size at the cut, reaches.
@@ -25,8 +24,8 @@ extension OverlayView {
         _ key: InodeKey, primary: Descriptor?, size: Int64,
         into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
     ) throws(Errno) -> Int {
-        let end = min(offset + Int64(buffer.count), size)
-        guard offset < end else { return 0 }
+        guard offset < size else { return 0 }
+        let end = offset + min(size - offset, Int64(buffer.count))
         var at = offset
         while at < end {
             let (isStored, runEnd) = run(key, from: at, limit: end)
@@ -42,7 +41,7 @@ extension OverlayView {
             // What a writer has stored meanwhile may have been changed before it was read: again, from the delta.
             let (isStoredNow, unchangedEnd) = run(key, from: at, limit: runEnd)
             if isStoredNow { continue }
-            try checkNotLost(key)
+            try checkReadable(key)
             let missing = Int(unchangedEnd - at) - count
             if missing > 0 { throw .ioError }  // shorter than at the cut, though nothing was recorded
             at = unchangedEnd
@@ -89,7 +88,7 @@ extension OverlayView {
             if !isStored {
                 let (isStoredNow, unchangedEnd) = run(key, from: at, limit: end)
                 if isStoredNow || unchangedEnd < end { continue }
-                try checkNotLost(key)
+                try checkReadable(key)
             }
             let place: Int64? =
                 whence == SEEK_DATA ? (found ?? nil) : (found.map { $0 ?? at } ?? at)

@@ -62,6 +62,12 @@ package struct OverlayView: Sendable {
         return true
     }
 
+    /// `checkNotLost` for data: nor may they have been changed before they could be read.
+    func checkReadable(_ key: InodeKey) throws(Errno) {
+        let isBad = map.record(of: key)?.contents.withLock { $0.isLost || $0.isUnreadable }
+        if isBad == true { throw .ioError }
+    }
+
     // MARK: Inodes
 
     /// Opens the inode of the cut where it is now; nil where all that there was of it is in the record.
@@ -159,21 +165,43 @@ package struct OverlayView: Sendable {
         }
     }
 
+    private func primaryListing(
+        of reference: InodeReference, _ directory: Descriptor?
+    ) throws(Errno) -> Listing {
+        guard let directory else { return Listing() }
+        func list() throws(Errno) -> Listing {
+            var listing = Listing()
+            var reader = DirectoryReader(directory)
+            try reader.seek(to: 0)
+            try reader.forEach { entry in
+                if !entry.isDot && !source.hides(entry) {
+                    listing.append(entry.name, inode: entry.inode, kind: entry.kind)
+                }
+            }
+            return listing
+        }
+        do throws(Errno) {
+            return try list()
+        } catch {
+            // Removed since it was opened: all its names are recorded by then.
+            guard waitForWriter(reference.key) else { throw error }
+            let record = map.record(of: reference.key)
+            if record?.contents.withLock({ $0.place == .detached }) == true { return Listing() }
+            do throws(Errno) {
+                return try list()
+            } catch .noSuchFileOrDirectory {
+                // For whom lists it the directory is there.
+                throw .ioError
+            }
+        }
+    }
+
     /// Every name in a directory, in an order that stays. `directory` is a descriptor opened for reading, nil where
     /// the directory is detached.
     package func listing(
         of reference: InodeReference, _ directory: Descriptor?
     ) throws(Errno) -> Listing {
-        var primary = Listing()
-        if let directory {
-            var reader = DirectoryReader(directory)
-            try reader.seek(to: 0)
-            try reader.forEach { entry in
-                if !entry.isDot && !source.hides(entry) {
-                    primary.append(entry.name, inode: entry.inode, kind: entry.kind)
-                }
-            }
-        }
+        let primary = try primaryListing(of: reference, directory)
         try checkNotLost(reference.key)
         // The names that are not recorded by now have not changed since the cut, so each was met exactly once.
         let changed = map.record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]

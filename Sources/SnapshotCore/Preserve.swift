@@ -40,6 +40,8 @@ package final class Preserve: Sendable {
     private let credentials: Credentials
     /// Files whose originals are being read.
     private let readers = DescriptorCache<InodeKey>(capacity: 64)
+    /// Whether the graveyard is there: a grave counts as a link.
+    fileprivate let hasGraves = Atomic<Bool>(true)
     /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
     private let didBecomeInexact: @Sendable (String) -> Void
 
@@ -187,8 +189,8 @@ package final class Preserve: Sendable {
         while at < range.upperBound {
             let data = min(try seek(reader, SEEK_DATA, from: at) ?? size, size)
             // Whole blocks only; the last one of the file is whole where the file ends.
-            let first = UInt64((at + block - 1) / block)
-            let end = UInt64((data == size ? data + block - 1 : data) / block)
+            let first = RecordLimits.blockCount(at)
+            let end = data == size ? RecordLimits.blockCount(data) : UInt64(data / block)
             if first < end {
                 let added = record.contents.withLock { contents in
                     let before = contents.blocks.count
@@ -203,8 +205,7 @@ package final class Preserve: Sendable {
     }
 
     private func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
-        let block = RecordLimits.blockBytes
-        return UInt64(range.lowerBound / block)..<UInt64((range.upperBound + block - 1) / block)
+        UInt64(range.lowerBound / RecordLimits.blockBytes)..<RecordLimits.blockCount(range.upperBound)
     }
 
     private func preserveData(
@@ -224,9 +225,17 @@ package final class Preserve: Sendable {
                     at = runEnd
                     continue
                 }
+                let hole = try endOfHole(reader, fromBlock: at, limit: runEnd, size: size)
+                if hole > at {
+                    record.contents.withLock { $0.blocks.insert(at..<hole) }
+                    map.countAreas(hole - at)
+                    at = hole
+                    continue
+                }
                 if left == 0 { return false }
                 let end = min(runEnd, at + left)
-                let bytes = Int64(at * block)..<min(Int64(end * block), size)
+                let bytes =
+                    RecordLimits.offset(ofBlock: at)..<min(RecordLimits.offset(ofBlock: end), size)
                 try store.storeOriginal(of: record.key, from: reader, bytes, clones: clones)
                 record.contents.withLock { $0.blocks.insert(at..<end) }
                 map.countAreas(end - at)
@@ -235,6 +244,23 @@ package final class Preserve: Sendable {
             }
             return true
         }
+    }
+
+    /// Where the hole ends that `block` begins, in whole blocks; `block` where it holds data.
+    private func endOfHole(
+        _ reader: Descriptor, fromBlock block: UInt64, limit: UInt64, size: Int64
+    ) throws(Errno) -> UInt64 {
+        let start = RecordLimits.offset(ofBlock: block)
+        guard start < size else { return limit }
+        guard let data = try seek(reader, SEEK_DATA, from: start), data < size else { return limit }
+        return max(block, min(limit, UInt64(data / RecordLimits.blockBytes)))
+    }
+
+    /// Before the graveyard is removed, the snapshot having become inexact: lets go of what is held of files there, so
+    /// that their space is free.
+    package func willRemoveGraves() {
+        hasGraves.store(false, ordering: .sequentiallyConsistent)
+        readers.removeAll()
     }
 
     /// A descriptor of the inode to read from, which leaves its access time alone; nil where this user may not read
@@ -291,7 +317,9 @@ extension Preserve {
     /// Whether an inode lives on in the graveyard only (or there and under names that it has left): then its link
     /// count is one higher than applications may see.
     package func isInGraveyard(_ status: FileStatus) -> Bool {
-        guard status.device == source.device else { return false }
+        guard status.device == source.device, hasGraves.load(ordering: .sequentiallyConsistent) else {
+            return false
+        }
         return map.record(of: InodeKey(status))?.contents.withLock { $0.place == .graveyard }
             ?? false
     }

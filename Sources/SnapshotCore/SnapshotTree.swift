@@ -61,17 +61,30 @@ package struct SnapshotTree: Sendable {
     package func status(
         of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
     ) throws(Errno) -> FileStatus {
-        try checked { () throws(Errno) in
+        if !isCovered(reference) { return Self.statusOfUncovered(reference) }
+        return try checked { () throws(Errno) in
             var status = try overlay.status(of: reference, descriptor)
             status.inode ^= Self.inodeBit
             return status
         }
     }
 
+    /// An empty directory; where a file is mounted, an empty file.
+    private static func statusOfUncovered(_ reference: InodeReference) -> FileStatus {
+        var status = FileStatus()
+        let isDirectory = reference.kind == UInt32(S_IFDIR)
+        status.device = reference.device
+        status.inode = reference.key.inode ^ inodeBit
+        status.mode = isDirectory ? UInt32(S_IFDIR) | 0o555 : UInt32(S_IFREG) | 0o444
+        status.links = isDirectory ? 2 : 1
+        return status
+    }
+
     package func extendedAttributes(
         of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
     ) throws(Errno) -> [FileName: [UInt8]] {
-        try checked { () throws(Errno) in
+        if !isCovered(reference) { return [:] }
+        return try checked { () throws(Errno) in
             try overlay.extendedAttributes(of: reference, descriptor)
         }
     }

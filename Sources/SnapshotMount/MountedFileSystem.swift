@@ -46,6 +46,7 @@ package final class MountedFileSystem: FileSystemOperations {
         lifecycle.observe(
             SnapshotLifecycle.Observer(
                 didStart: { [snapshots] preserve in snapshots.begin(preserve) },
+                releaseDescriptors: { [snapshots] in snapshots.releaseDescriptors() },
                 didStop: { [snapshots] in snapshots.end() },
                 forget: { [snapshots] in
                     forgetSnapshot()
@@ -306,7 +307,7 @@ package final class MountedFileSystem: FileSystemOperations {
         _ value: UnsafeRawBufferPointer, flags: Int32
     ) throws(Errno) {
         try refuseInSnapshot(node)
-        try live.setExtendedAttribute(node, name, value, flags)
+        try live.setExtendedAttribute(context, node, name, value, flags)
     }
 
     package func extendedAttribute(
@@ -346,6 +347,6 @@ package final class MountedFileSystem: FileSystemOperations {
         _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>
     ) throws(Errno) {
         try refuseInSnapshot(node)
-        try live.removeExtendedAttribute(node, name)
+        try live.removeExtendedAttribute(context, node, name)
     }
 }

@@ -71,6 +71,8 @@ package final class SnapshotLifecycle: Sendable {
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
     package struct Observer: Sendable {
         package var didStart: @Sendable (Preserve) -> Void
+        /// The snapshot can be read no more: nothing of it may be held open.
+        package var releaseDescriptors: @Sendable () -> Void
         /// The snapshot has ended: nothing of it may be served any more.
         package var didStop: @Sendable () -> Void
         /// Makes the kernel forget what it has cached of the snapshot. It may wait for requests that are under way,
@@ -242,6 +244,9 @@ package final class SnapshotLifecycle: Sendable {
             else { return false }
             // Operations that began before it became inexact may still be storing.
             gate.withClosed {}
+            // A removed file's space is free once nobody holds the file.
+            observer.mutex.withLock { $0 }?.releaseDescriptors()
+            now.preserve.willRemoveGraves()
             do throws(Errno) {
                 try credentials.assumeDaemon()
                 try now.preserve.store.discard()

@@ -1,8 +1,8 @@
 internal import CLinux
 internal import LinuxSystem
 
-/// Picks from the events of the whole file system those of other processes in the source. Used by the watch's thread
-/// alone.
+/// Picks from the events of the whole file system those of other processes in the source. Used by the watch's
+/// thread alone.
 final class ChangeFilter: @unchecked Sendable {
     /// So many directories are remembered; with more, all are forgotten.
     private static let directoriesMax = 16384
@@ -56,8 +56,8 @@ final class ChangeFilter: @unchecked Sendable {
         return place(ofObject: change.object, isData: change.kinds.contains(.data))
     }
 
-    /// A file's event without a directory is a change of its link count, beside the one of the entry, or a change of a
-    /// file whose name is not known: bytes are written to those only.
+    /// A file's event without a directory is a change of its link count, beside the one of the entry, or a change
+    /// of a file whose name is not known: bytes are written to those only.
     private func place(ofObject object: FileHandle?, isData: Bool) -> PrivateMount.Place {
         guard let object else { return .unknown }
         let place = mount.place(of: object)

@@ -20,16 +20,17 @@ package struct ForeignChange: Sendable {
     package var kinds: Kinds
     /// 0 where the process cannot be seen from here: it is of another PID namespace.
     package var process: Int32
-    /// The directory that holds the changed name, or by whose name the object was opened; of a change of a directory's
-    /// own attributes, that directory, with the name «.».
+    /// The directory that holds the changed name, or by whose name the object was opened; of a change of a
+    /// directory's own attributes, that directory, with the name «.».
     package var directory: FileHandle?
     package var name: FileName?
     /// What was changed, or what the name is for; nil before Linux 5.17 for names.
     package var object: FileHandle?
-    /// Whether it is known that this is in the source. It is not of a file that is changed by its handle while the kernel
-    /// knows no name of it, nor of a lost change: such a file may be anywhere in the file system. NFS servers do so, and
-    /// other daemons of this kind.
+    /// Whether it is known that this is in the source. It is not of a file that is changed by its handle while the
+    /// kernel knows no name of it, nor of a lost change: such a file may be anywhere in the file system. NFS
+    /// servers do so, and other daemons of this kind.
     package var isCertain = true
-    /// For messages: what changed, from the source's own path on. Found afterwards: a rename may have come between.
+    /// For messages: what changed, from the source's own path on. Found afterwards: a rename may have come
+    /// between.
     package var path: String
 }

@@ -3,25 +3,28 @@ internal import Glibc
 package import LinuxSystem
 package import SystemPackage
 
-/// Who can change the directory `source` without going through a mount that is put over it: looks at every process in
-/// /proc but `processes`, where the caller names itself. Changes nothing and asks no file system anything, so that a
-/// FUSE mount whose daemon hangs does not hold it up. As an ordinary user it sees that user's processes only.
+/// Who can change the directory `source` without going through a mount that is put over it: looks at every process
+/// in /proc but `processes`, where the caller names itself. Changes nothing and asks no file system anything, so
+/// that a FUSE mount whose daemon hangs does not hold it up. As an ordinary user it sees that user's processes
+/// only.
 ///
 /// What lies in the source is decided by the file system and the path inside it, for each mount of it, in whatever
-/// namespace. Uses `.mount` and `.mountNamespace` are for a mount over the source itself; beside a mount elsewhere every
-/// process can go to the source.
+/// namespace. Uses `.mount` and `.mountNamespace` are for a mount over the source itself; beside a mount elsewhere
+/// every process can go to the source.
 ///
 /// What it does not find:
-/// - a process that gets there between the scan and the mount, one that opens a file while the scan passes it by, and
-///   what ends and is passed on meanwhile: scan again when the mount is made;
+/// - a process that gets there between the scan and the mount, one that opens a file while the scan passes it by,
+///   and what ends and is passed on meanwhile: scan again when the mount is made;
 /// - what is held by no process: descriptors on their way through a socket (SCM_RIGHTS), files registered with an
-///   io_uring or open in the kernel itself (loop devices, swap, an NFS server, the upper directory of an overlay), mount
-///   namespaces kept alive by a bind mount or a descriptor of theirs, processes of another PID namespace than /proc's;
+///   io_uring or open in the kernel itself (loop devices, swap, an NFS server, the upper directory of an overlay),
+///   mount namespaces kept alive by a bind mount or a descriptor of theirs, processes of another PID namespace
+///   than /proc's;
 /// - files that are open for reading only, which their process may open again for writing (/proc/self/fd);
 /// - a file in the source that is open by the name of a hard link outside;
-/// - who may mount: root sees the source's file system again by mounting its device, by file handles, or on the device;
-/// - subvolumes of btrfs as such: they are directories of one file system.
-/// A file without a name is reported, though it may never have one again.
+/// - who may mount: root sees the source's file system again by mounting its device, by file handles, or on the
+///   device;
+/// A file without a name is reported, though it may never have one again. Subvolumes of btrfs count as directories
+/// of their file system. It is not for a caller in a chroot, to whom the kernel tells other paths.
 package func holders(
     of source: Descriptor, except processes: Set<Int32>
 ) throws(Errno) -> HolderScan {
@@ -60,7 +63,8 @@ private struct Census {
 
     // MARK: Mounts
 
-    /// Reads the mounts of every namespace, and of every root directory in it: a process sees what is below its own.
+    /// Reads the mounts of every namespace, and of every root directory in it: a process sees what is below its
+    /// own.
     mutating func takeMounts(except excepted: Set<Int32>) throws(Errno) {
         var seen: Set<[[UInt8]]> = [[ownNamespace, [UInt8(ascii: "/")]]]
         for process in try processes() {
@@ -144,7 +148,8 @@ private struct Census {
         }
     }
 
-    /// Threads share descriptors, directories and memory, as a rule: those that do not are looked at for themselves.
+    /// Threads share descriptors, directories and memory, as a rule: those that do not are looked at for
+    /// themselves.
     private mutating func lookAtThreads(
         of process: Int32, _ files: ProcessFiles, _ command: String
     ) throws(Errno) {

@@ -1,8 +1,8 @@
 internal import LinuxSystem
 internal import SystemPackage
 
-/// A device as the kernel numbers it. Of btrfs that of the whole file system, not that of a subvolume, which is what
-/// stat(2) tells.
+/// A device as the kernel numbers it. Of btrfs that of the whole file system, not that of a subvolume, which is
+/// what stat(2) tells.
 struct Device: Hashable, Sendable {
     var major: UInt64
     var minor: UInt64
@@ -18,7 +18,8 @@ struct MountLine: Hashable, Sendable {
     /// Where it is mounted, in its mount namespace.
     var point: [UInt8]
     var isReadOnly: Bool
-    /// The group of mounts that it shares what is mounted in it with, and the one that it takes that from; 0: none.
+    /// The group of mounts that it shares what is mounted in it with, and the one that it takes that from; 0:
+    /// none.
     var shared: UInt64 = 0
     var master: UInt64 = 0
     /// The namespace it is in: the text of the link /proc/PID/ns/mnt.
@@ -31,8 +32,8 @@ struct MountTable: Sendable {
 
     subscript(id: UInt64) -> MountLine? { lines[id] }
 
-    /// Adds what /proc/PID/mountinfo says. `top` is the process's root directory, which the paths in it begin at. A
-    /// mount that is known already stays as it is.
+    /// Adds what /proc/PID/mountinfo says. `top` is the process's root directory, which the paths in it begin at.
+    /// A mount that is known already stays as it is.
     mutating func add(mountinfo: [UInt8], top: [UInt8], namespace: [UInt8]) {
         for text in mountinfo.split(separator: UInt8(ascii: "\n")) {
             guard var line = MountLine(parsing: text), lines[line.id] == nil else { continue }
@@ -118,7 +119,8 @@ private func hexadecimalValue(_ digit: UInt8) -> UInt64? {
 
 // MARK: Paths as bytes: absolute, without «.» and «..»
 
-/// What of `path` follows `directory`: "" for the directory itself, "/name" for what lies in it; nil where it does not.
+/// What of `path` follows `directory`: "" for the directory itself, "/name" for what lies in it; nil where it does
+/// not.
 func rest(of path: [UInt8], after directory: [UInt8]) -> [UInt8]? {
     let slash = UInt8(ascii: "/")
     if directory == [slash] { return path == directory ? [] : path }

@@ -3,8 +3,8 @@ internal import Glibc
 internal import LinuxSystem
 internal import SystemPackage
 
-/// The directory of a process or thread in /proc, held open: what is read in it is of that process and no later one.
-/// Every call throws ENOENT or ESRCH once the process has ended.
+/// The directory of a process or thread in /proc, held open: what is read in it is of that process and no later
+/// one. Every call throws ENOENT or ESRCH once the process has ended.
 struct ProcessFiles {
     let directory: Descriptor
 
@@ -32,7 +32,8 @@ struct ProcessFiles {
         }
     }
 
-    /// The text of a link. It is not followed: no file system is asked. ENAMETOOLONG for a path of 4096 bytes and more.
+    /// The text of a link. It is not followed: no file system is asked. ENAMETOOLONG for a path of 4096 bytes and
+    /// more.
     func link(_ name: String) throws(Errno) -> [UInt8] {
         var room = [UInt8](repeating: 0, count: Int(PATH_MAX))
         let length = try checked { readlinkat(directory.raw, name, &room, room.count) }
@@ -87,7 +88,8 @@ struct ProcessSummary {
 
     private static let kernelThreadFlag: UInt64 = 0x0020_0000
 
-    /// number (command) state parent group session terminal terminal-group flags ... The command may hold anything.
+    /// number (command) state parent group session terminal terminal-group flags ... The command may hold
+    /// anything.
     init?(parsing text: [UInt8]) {
         guard let start = text.firstIndex(of: UInt8(ascii: "(")), let end = text.lastIndex(of: UInt8(ascii: ")")),
             start < end
@@ -108,8 +110,8 @@ struct SharedMapping {
     /// Where it stands; a line break is written as \012, as a file's own backslash and digits are.
     var path: [UInt8]
 
-    /// A line: start-end permissions offset major:minor inode, blanks, path. nil for a mapping that is private, or not
-    /// of a file.
+    /// A line: start-end permissions offset major:minor inode, blanks, path. nil for a mapping that is private, or
+    /// not of a file.
     init?(parsing line: ArraySlice<UInt8>) {
         let words = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
         guard words.count == 6, words[1].last == UInt8(ascii: "s") else { return nil }

@@ -29,7 +29,8 @@ struct SourcePlace {
         do throws(Errno) { privateMount = try PrivateMount(of: source) } catch { privateMount = nil }
     }
 
-    /// The name of what lies at `path` of the mount, from the source's own name on; nil where it is not in the source.
+    /// The name of what lies at `path` of the mount, from the source's own name on; nil where it is not in the
+    /// source.
     func name(of path: [UInt8], on line: MountLine) -> Verdict {
         guard line.device == mount.device else { return .outside }
         guard let below = rest(of: path, after: line.point) else { return .undecided }
@@ -43,8 +44,8 @@ struct SourcePlace {
         case undecided
     }
 
-    /// Decides for a link in /proc whose path says nothing: it is too long, or of a mount that is in no namespace any
-    /// more (umount -l, open_tree). Follows the link to the inode, which asks the file system nothing.
+    /// Decides for a link in /proc whose path says nothing: it is too long, or of a mount that is in no namespace
+    /// any more (umount -l, open_tree). Follows the link to the inode, which asks the file system nothing.
     func name(of link: String, in files: ProcessFiles, path: [UInt8]) throws(Errno) -> Verdict {
         guard try files.place(link).device == visibleDevice else { return .outside }
         guard let privateMount else { return .inside(path) }

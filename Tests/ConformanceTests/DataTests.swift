@@ -250,6 +250,37 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
             #expect(throws: Errno.permissionDenied) { try (place / "file").open(O_RDONLY).map(4_096) }
         }
     }
+
+    @Test(
+        "what is stored through a mapping of a file open for appending goes where it was stored",
+        arguments: Setting.available)
+    func mappingOfAppender(_ setting: Setting) throws {
+        try setting.run { place in
+            try (place / "file").create(bytes(4_096))
+            let file = try (place / "file").open(O_RDWR | O_APPEND)
+            try place.cut()
+            let mapping = try file.map(4_096, protection: PROT_READ | PROT_WRITE, flags: MAP_SHARED)
+            try mapping.write([7, 8, 9], at: 10)
+            try file.sync()
+            #expect(try file.stat().size == 4_096)
+            var expected = bytes(4_096)
+            expected.replaceSubrange(10..<13, with: [7, 8, 9])
+            #expect(try (place / "file").contents() == expected)
+        }
+    }
+
+    @Test("a descriptor that stops appending writes where it is told", arguments: Setting.available)
+    func appendingNoMore(_ setting: Setting) throws {
+        try setting.run { place in
+            try (place / "file").create(bytes(100))
+            let file = try (place / "file").open(O_RDWR | O_APPEND)
+            try place.cut()
+            try file.writeAll([1])
+            #expect(fcntl(file.raw, F_SETFL, 0) == 0)
+            try file.writeAll([2], at: 0)
+            #expect(try (place / "file").contents() == [2] + Array(bytes(100)[1...]) + [1])
+        }
+    }
 }
 
 /// Memory that O_DIRECT takes.

@@ -5,7 +5,7 @@ import Testing
 /// `make check-cut` runs it for longer.
 @Suite(.serialized, .enabled(if: Machine.canMount, "\(Machine.needsMount)")) struct CutTests {
     private static let starts = 20
-    private static let seconds = 60.0
+    private static let seconds = 30.0
 
     @Test(
         "what a snapshot holds of many writers is what was there at one instant",
@@ -20,7 +20,7 @@ import Testing
                 "--start-command", "\(control) start '\(mount.mountpoint.string)'",
                 "--stop-command", "\(control) stop '\(mount.mountpoint.string)'",
             ]
-            let finished = try run(words, seconds: 3 * Self.seconds)
+            let finished = try run(words, seconds: 6 * Self.seconds)
             #expect(finished.code == 0, "seed \(seed): \(finished)")
         }
     }

@@ -313,6 +313,78 @@ import Testing
             #expect(try mount.status().deltaBytes <= 16_384)
         }
     }
+
+    @Test(
+        "a file system mounted below the source works live, and is an empty directory in the snapshot",
+        .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
+    func mountBelow() throws {
+        try MountedSource.with { source in
+            try (source / "below").mkdir()
+            try (source / "file").create([1])
+            try succeed(["mount", "-t", "tmpfs", "none", (source / "below").string])
+        } _: { mount in
+            defer { umount2((mount.source / "below").string, Int32(MNT_DETACH)) }
+            let live = mount.mountpoint / "below"
+            try (live / "made").create(bytes(5_000))
+            try (live / "dir").mkdir()
+            try mount.start()
+            try (live / "made").rename(to: live / "dir/moved")
+            #expect(try (live / "dir/moved").contents() == bytes(5_000))
+            #expect(Set(try live.entries()) == ["dir"])
+            #expect(try mount.snapshot.entries().contains("below"))
+            #expect(try (mount.snapshot / "below").entries().isEmpty)
+            #expect(try (mount.snapshot / "file").contents() == [1])
+            try (live / "dir/moved").unlink()
+            try mount.stop()
+        }
+    }
+
+    @Test(
+        "what changes the source past the mount marks the snapshot; what is concerned reads EIO, and the rest goes on",
+        .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
+    func changedPastTheMount() throws {
+        try MountedSource.with { mount in
+            try (mount.mountpoint / "changed").create(bytes(10_000))
+            try (mount.mountpoint / "kept").create(bytes(10_000, seed: 2))
+            try mount.start()
+            try (mount.source / "changed").write([1], at: 5_000)
+            try wait("the snapshot to be marked") { try mount.status().has("inexact_reason") }
+            #expect(try mount.status().text("inexact_reason").contains("changed"))
+            #expect(throws: Errno.ioError) { try (mount.snapshot / "changed").contents() }
+            #expect(try (mount.snapshot / "kept").contents() == bytes(10_000, seed: 2))
+            #expect(try mount.control("stop").code == 3)
+            // What was changed before the start counts for nothing.
+            try (mount.source / "changed").write([2], at: 5_000)
+            try mount.start()
+            try mount.stop()
+        }
+    }
+
+    @Test(
+        "a source that is in use past the mount is mounted over only with --force",
+        .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
+    func sourceInUse() throws {
+        try TemporaryDirectory.with { top in
+            let source = top / "source"
+            try source.mkdir()
+            try (source / "held").create([1])
+            let held = try (source / "held").open(O_WRONLY)
+            let refused = try run([Machine.binary, "mount", source.string])
+            #expect(refused.code == 1)
+            #expect(refused.errors.contains((source / "held").string), "\(refused)")
+            #expect(refused.errors.contains("\(getpid())"), "\(refused)")
+            #expect(try !isMounted(source))
+            try succeed([Machine.binary, "mount", "--force", source.string])
+            try succeed([Machine.binary, "ctl", "start", source.string])
+            try held.writeAll([2], at: 0)
+            try wait("the write to be noticed") {
+                try succeed([Machine.binary, "ctl", "status", "--json", source.string]).contains("inexact_reason")
+            }
+            #expect(throws: Errno.ioError) { try (source / ".snapshot/held").contents() }
+            #expect(try run([Machine.binary, "ctl", "stop", source.string]).code == 3)
+            try succeed([Machine.binary, "unmount", source.string])
+        }
+    }
 }
 
 extension Path {

@@ -2,6 +2,7 @@ import Glibc
 import LinuxSystem
 import SnapshotCore
 import SnapshotRecord
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -225,6 +226,60 @@ import Testing
             snapshot.preserve.didChangeBeside(made.key, "not to be told")
             #expect(snapshot.preserve.end.inexactReason == nil)
             #expect(try snapshot.data(file) == Self.original)
+        }
+    }
+
+    @Test("a directory that is removed between its opening and its listing is listed as it was")
+    func removedWhileListed() throws {
+        try SnapshotUnderTest.with { top in
+            try (top / "d").mkdir()
+            try (top / "d/inner").mkdir()
+        } _: { snapshot in
+            let directory = try #require(try snapshot.entry("d"))
+            let opened = try #require(try snapshot.descriptor(directory))
+            let target = try snapshot.target("d")
+            try "inner".withCString {
+                try snapshot.preserve.unlink(
+                    in: target, $0, victim: try snapshot.target("d/inner"), AT_REMOVEDIR)
+            }
+            try snapshot.unlink("d", AT_REMOVEDIR)
+            var names: [String] = []
+            try snapshot.tree.listing(of: directory, opened).forEach { name, _, _ in
+                names.append(String(cString: name))
+            }
+            #expect(names == ["inner"])
+        }
+    }
+
+    @Test("data that could not be read before they changed read EIO, and mark the snapshot")
+    func unreadable() throws {
+        try with { snapshot in
+            let file = try #require(try snapshot.entry("f"))
+            let target = try snapshot.target("f", O_RDWR)
+            #expect(snapshot.preserve.willChangeData(of: target, 0..<4096))
+            let record = try #require(snapshot.preserve.map.record(of: file.key))
+            record.contents.withLock { $0.isUnreadable = true }
+            try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)
+            #expect(throws: Errno.ioError) { try snapshot.data(file) }
+            #expect(snapshot.preserve.end.inexactReason != nil)
+        }
+    }
+
+    @Test("a hole of terabytes is preserved at once")
+    func enormousHole() throws {
+        try SnapshotUnderTest.with { top in
+            let file = try (top / "sparse").open(O_RDWR | O_CREAT)
+            try file.truncate(8 << 40)
+            try file.writeAll(bytes(5_000), at: 3 << 40)
+        } _: { snapshot in
+            let file = try #require(try snapshot.entry("sparse"))
+            let target = try snapshot.target("sparse", O_RDWR)
+            #expect(snapshot.preserve.willChangeData(of: target, 0..<Int64.max))
+            try (snapshot.top / "sparse").truncate(0)
+            #expect(try snapshot.status(file).size == 8 << 40)
+            #expect(try snapshot.place(file, SEEK_DATA, from: 0) == 3 << 40)
+            #expect(try snapshot.place(file, SEEK_DATA, from: 3 << 40 + 8_192) == nil)
+            #expect(snapshot.preserve.store.storedBytes <= 8_192)
         }
     }
 }

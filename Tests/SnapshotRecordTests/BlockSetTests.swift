@@ -65,4 +65,21 @@ import Testing
         #expect(!isPresent)
         #expect(end == 1 << 40)
     }
+
+    @Test("runs as long as the largest file cost no more than short ones, and count right")
+    func enormous() {
+        var set = BlockSet()
+        let end = UInt64(1) << 51
+        set.insert(700..<800)
+        set.insert(5_000..<9_000)
+        set.insert(UInt64(1) << 40..<UInt64(1) << 40 + 3)
+        #expect(set.run(from: 9_000, limit: end) == (false, UInt64(1) << 40))
+        set.insert(600..<end - 7)
+        #expect(set.count == end - 7 - 600)
+        #expect(set.run(from: 600, limit: end) == (true, end - 7))
+        #expect(set.run(from: end - 7, limit: end) == (false, end))
+        set.insert(0..<end)
+        #expect(set.count == end)
+        #expect(set.run(from: 0, limit: end) == (true, end))
+    }
 }

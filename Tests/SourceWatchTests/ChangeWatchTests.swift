@@ -213,7 +213,7 @@ struct Change: Sendable, CustomTestStringConvertible {
             try succeed(["mkfs.ext4", "-q", image.string])
             let mount = ["mount", "-o", "loop", image.string, disk.string]
             try succeed(mount)
-            for name: Path in ["source", "outside"] { try (disk / name).mkdir() }
+            for name in [Path("source"), "outside"] { try (disk / name).mkdir() }
             try (disk / "source/file").create(bytes(10))
             let handle = try FileHandle(of: try openPath(disk / "source/file"))
             // A new mount knows no names.
@@ -334,17 +334,14 @@ struct Change: Sendable, CustomTestStringConvertible {
     @Test("where there is no watching, the error says so")
     func errors() throws {
         #expect(throws: Errno.self) {
-            try ChangeWatch(
-                source: try PrivateMount(of: try openDirectory("/proc")), ownProcess: 1
-            ) { _ in }
+            try ChangeWatch(source: try PrivateMount(of: try openDirectory("/proc")), ownProcess: 1) { _ in }
         }
         try TemporaryDirectory.with { (top) throws in
             var failure: Errno?
             try asUser(65534) {
                 do throws(Errno) {
-                    _ = try ChangeWatch(
-                        source: try PrivateMount(of: try openDirectory(top)), ownProcess: 1
-                    ) { _ in }
+                    _ = try ChangeWatch(source: try PrivateMount(of: try openDirectory(top)), ownProcess: 1) { _ in
+                    }
                 } catch {
                     failure = error
                 }

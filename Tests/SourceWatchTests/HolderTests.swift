@@ -5,7 +5,8 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// A way to hold something of the source. In the script `a[0]` is the source, which has a directory with a file in it.
+/// A way to hold something of the source. In the script `a[0]` is the source, which has a directory with a file in
+/// it.
 struct Way: Sendable, CustomTestStringConvertible {
     let testDescription: String
     let script: String

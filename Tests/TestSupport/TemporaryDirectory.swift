@@ -18,6 +18,8 @@ package struct TemporaryDirectory: Sendable {
 
     private init() throws {
         let base = Self.base
+        // A thread that tested credentials before has another.
+        umask(0o022)
         var template = Array((base + "/fusesnap-test-XXXXXX").utf8CString)
         guard mkdtemp(&template) != nil else { throw TestFailure("\(base): mkdtemp: \(currentErrno)") }
         path = Path(template.dropLast().map { UInt8(bitPattern: $0) })
@@ -42,8 +44,24 @@ package func mounts() throws -> [(point: Path, type: String)] {
     try Path("/proc/self/mounts").contents().split(separator: UInt8(ascii: "\n")).compactMap { line in
         let words = line.split(separator: UInt8(ascii: " "))
         guard words.count > 2 else { return nil }
-        return (Path(words[1]), String(decoding: words[2], as: UTF8.self))
+        return (Path(unescaped(words[1])), String(decoding: words[2], as: UTF8.self))
     }
+}
+
+/// Blanks, line breaks and backslashes stand as `\` and three octal digits.
+private func unescaped(_ word: ArraySlice<UInt8>) -> [UInt8] {
+    var bytes: [UInt8] = []
+    var rest = word
+    while let byte = rest.popFirst() {
+        let digits = String(decoding: rest.prefix(3), as: UTF8.self)
+        if byte == UInt8(ascii: "\\"), digits.count == 3, let value = UInt8(digits, radix: 8) {
+            bytes.append(value)
+            rest = rest.dropFirst(3)
+        } else {
+            bytes.append(byte)
+        }
+    }
+    return bytes
 }
 
 package func isMounted(_ path: Path) throws -> Bool { try mounts().contains { $0.point == path } }

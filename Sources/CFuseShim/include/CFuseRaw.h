@@ -9,6 +9,7 @@ enum {
 	FS_OPCODE_OPEN = 14,
 	FS_OPCODE_WRITE = 16,
 	FS_OPCODE_FSYNC = 20,
+	FS_OPCODE_SETXATTR = 21,
 	FS_OPCODE_INIT = 26,
 	FS_OPCODE_CREATE = 35,
 	FS_OPCODE_TMPFILE = 51,
@@ -18,6 +19,7 @@ enum {
 /* Flags of INIT, the second word's too. */
 enum {
 	FS_INIT_HANDLE_KILLPRIV_V2 = 1 << 28,
+	FS_INIT_SETXATTR_EXT = 1 << 29,
 	FS_INIT_EXT = 1 << 30,
 	FS_INIT2_PASSTHROUGH = 1 << 5,
 };
@@ -26,7 +28,7 @@ enum {
 enum { FS_OPEN_KEEP_CACHE = 1 << 1, FS_OPEN_PASSTHROUGH = 1 << 7 };
 
 /* The kernel asks that the change take set-id bits and file capabilities away. */
-enum { FS_WRITE_KILL_SUIDGID = 1 << 2, FS_SETATTR_KILL_SUIDGID = 1 << 11 };
+enum { FS_WRITE_KILL_SUIDGID = 1 << 2, FS_SETATTR_KILL_SUIDGID = 1 << 11, FS_SETXATTR_KILL_SGID = 1 << 0 };
 
 struct fs_in_header {
 	uint32_t len, opcode;
@@ -61,6 +63,11 @@ struct fs_open_in {
 struct fs_fsync_in {
 	uint64_t fh;
 	uint32_t fsync_flags, padding;
+};
+
+/* With FS_INIT_SETXATTR_EXT; without, the first two words alone. */
+struct fs_setxattr_in {
+	uint32_t size, flags, setxattr_flags, padding;
 };
 
 struct fs_write_in {

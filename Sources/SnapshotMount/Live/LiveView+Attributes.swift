@@ -84,20 +84,24 @@ extension LiveView {
     }
 
     func setExtendedAttribute(
-        _ node: UInt64, _ name: UnsafePointer<CChar>, _ value: UnsafeRawBufferPointer,
-        _ flags: Int32
+        _ context: RequestContext, _ node: UInt64, _ name: UnsafePointer<CChar>,
+        _ value: UnsafeRawBufferPointer, _ flags: Int32
     ) throws(Errno) {
         let target = try target(of: node)
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
+            try assumeWriter(context)
             try LinuxSystem.setExtendedAttribute(target.descriptor, name, value, flags)
         }
     }
 
-    func removeExtendedAttribute(_ node: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) {
+    func removeExtendedAttribute(
+        _ context: RequestContext, _ node: UInt64, _ name: UnsafePointer<CChar>
+    ) throws(Errno) {
         let target = try target(of: node)
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
+            try assume(context)
             try LinuxSystem.removeExtendedAttribute(target.descriptor, name)
         }
     }

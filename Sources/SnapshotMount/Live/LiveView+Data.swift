@@ -12,10 +12,9 @@ extension LiveView {
 
     /// Flags that are the kernel's business, not the source's: direct I/O goes around the kernel's cache of the
     /// mount; what the daemon reads and writes need not be aligned.
-    private func sourceFlags(_ flags: Int32) -> Int32 {
-        // Where the kernel gathers writes it says where the end is.
-        let append = policy.gathersWrites ? O_APPEND : 0
-        return flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW | append) | O_NONBLOCK
+    private static func sourceFlags(_ flags: Int32) -> Int32 {
+        // Nor O_APPEND: the kernel says with each write where it goes, and a descriptor with that flag would not listen.
+        flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW | O_APPEND) | O_NONBLOCK
     }
 
     private static func writes(_ flags: Int32) -> Bool { flags & O_ACCMODE != O_RDONLY }
@@ -63,7 +62,7 @@ extension LiveView {
     ) throws(Errno) -> OpenReply {
         let reference = try reference(of: node)
         func openedNode() throws(Errno) -> OpenReply {
-            try openFile(node, sourceFlags(flags)) { (flags) throws(Errno) in
+            try openFile(node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
                 if source.usesHandles, reference.device == source.device {
                     do throws(Errno) {
                         return try untilUnleased { () throws(Errno) in
@@ -219,7 +218,7 @@ extension LiveView {
     ) throws(Errno) -> (EntryReply, OpenReply) {
         if parent == NodeTable.mountRoot && snapshotName.equals(name) { throw .notPermitted }
         let directory = try target(of: parent)
-        let sourceFlags = self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
+        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
         do throws(Errno) {
             return try change { (snapshot) throws(Errno) in
                 if let snapshot { try willMake(name, in: directory, snapshot) }
@@ -249,7 +248,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply) {
         let directory = try descriptor(of: parent)
-        let sourceFlags = self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
+        let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
         // O_EXCL says that it never gets a name.
         let exclusive = flags & O_EXCL
         return try change { (snapshot) throws(Errno) in

@@ -69,6 +69,13 @@ final class LiveView: Sendable {
         _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> UInt64 {
         if let node = nodes.lookup(status, parent: parent, name) { return node }
+        if status.device != source.device {
+            // In a file system mounted below the source, which the source's handles do not reach.
+            let reference = InodeReference(status, handle: FileHandle())
+            let node = try nodes.remember(reference, parent: parent, name)
+            nodes.pin(reference, inode)
+            return node
+        }
         return try nodes.remember(try source.reference(of: inode, status), parent: parent, name)
     }
 

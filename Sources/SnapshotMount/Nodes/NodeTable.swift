@@ -246,8 +246,19 @@ final class NodeTable: Sendable {
         return found
     }
 
+    /// Lets go of the descriptors that were kept for speed.
+    func releaseDescriptors() {
+        descriptors.removeAll()
+    }
+
+    /// Deeper trees than paths can name: more directories than that are a circle.
+    private static let depthMax = 4096
+
     /// An O_PATH descriptor of the node's inode.
-    func descriptor(of node: UInt64, _ opener: some NodeOpener) throws(Errno) -> Descriptor {
+    func descriptor(
+        of node: UInt64, _ opener: some NodeOpener, depth: Int = 0
+    ) throws(Errno) -> Descriptor {
+        if depth > Self.depthMax { throw .staleNFSFileHandle }
         if node == Self.mountRoot { return opener.root }
         if let kept = descriptors.descriptor(for: node) { return kept }
         let found: (InodeReference, Descriptor?, UInt64, FileName?)? = state.withLock { state in
@@ -260,7 +271,7 @@ final class NodeTable: Sendable {
         if let pinned { return pinned }
         let opened = try opener.open(reference) { () throws(Errno) in
             guard let name else { throw .staleNFSFileHandle }
-            let directory = try descriptor(of: parent, opener)
+            let directory = try descriptor(of: parent, opener, depth: depth + 1)
             return try name.withCString { (string) throws(Errno) in
                 try Descriptor.open(at: directory, string, O_PATH | O_NOFOLLOW)
             }
@@ -275,7 +286,10 @@ final class NodeTable: Sendable {
         return state.withLock { state in
             var ancestors: [Ancestor] = []
             var at = directory
-            while let slot = Self.slot(at, state), let node = state.nodes[slot], let name = node.name {
+            // A place that was noted a moment late may lead in a circle.
+            while ancestors.count < Self.depthMax, let slot = Self.slot(at, state), let node = state.nodes[slot],
+                let name = node.name
+            {
                 let parent = Self.slot(node.parent, state).flatMap { state.nodes[$0] }
                 ancestors.append(
                     Ancestor(

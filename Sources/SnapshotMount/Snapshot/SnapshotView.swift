@@ -25,6 +25,8 @@ final class SnapshotView: Sendable {
     /// How often each node is open: what the kernel may have cached though no name leads there any more.
     private let openNodes = Mutex<[UInt64: Int]>([:])
 
+    private let openFiles = Mutex<[UInt64: OpenSnapshotFile]>([:])
+
     init(lifecycle: SnapshotLifecycle) {
         self.lifecycle = lifecycle
         nodes = NodeTable(isSnapshot: true, keepsNames: !lifecycle.source.usesHandles)
@@ -155,7 +157,15 @@ final class SnapshotView: Sendable {
         let primary = try open(tree, node, reference, O_RDONLY | O_NONBLOCK)
         openNodes.withLock { $0[node, default: 0] += 1 }
         let file = OpenSnapshotFile(tree, reference, primary, size: status.size)
-        return OpenReply(handle: Handle.make(file), keepsCache: true)
+        let handle = Handle.make(file)
+        openFiles.withLock { $0[handle] = file }
+        return OpenReply(handle: handle, keepsCache: true)
+    }
+
+    /// Holds nothing of the source open any more.
+    func releaseDescriptors() {
+        for file in openFiles.withLock({ Array($0.values) }) { file.releaseDescriptor() }
+        nodes.releaseDescriptors()
     }
 
     func read(_ handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply {
@@ -174,6 +184,7 @@ final class SnapshotView: Sendable {
     }
 
     func release(_ node: UInt64, _ handle: UInt64) {
+        _ = openFiles.withLock { $0.removeValue(forKey: handle) }
         Handle.release(handle, as: OpenSnapshotFile.self)
         openNodes.withLock { nodes in
             guard let count = nodes[node] else { return }
@@ -254,8 +265,9 @@ private struct SnapshotOpener: NodeOpener {
 final class OpenSnapshotFile: Sendable {
     let tree: SnapshotTree
     let reference: InodeReference
-    /// The inode itself, nil where it is detached.
-    let primary: Descriptor?
+    private let descriptor: Mutex<Descriptor?>
+    /// The inode itself, nil where it is detached, or the snapshot can be read no more.
+    var primary: Descriptor? { descriptor.withLock { $0 } }
     /// The size at the cut.
     let size: Int64
 
@@ -264,8 +276,12 @@ final class OpenSnapshotFile: Sendable {
     ) {
         self.tree = tree
         self.reference = reference
-        self.primary = primary
+        descriptor = Mutex(primary)
         self.size = size
+    }
+
+    func releaseDescriptor() {
+        descriptor.withLock { $0 = nil }
     }
 }
 

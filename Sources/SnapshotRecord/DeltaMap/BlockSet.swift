@@ -55,13 +55,28 @@ package struct BlockSet: Sendable {
     private func nextChunkOfInterest(after chunk: UInt64) -> UInt64 {
         let group = chunk / Self.groupChunks
         if partialByGroup[group] != nil { return chunk + 1 }
-        let groupEnd = (group + 1) * Self.groupChunks
+        // A file may be as large as its offsets: groups without partial chunks are not stepped through.
+        let nextGroup = partialByGroup.keys.lazy.filter { $0 > group }.min()
+        let nextPartial = nextGroup.map { $0 * Self.groupChunks } ?? Self.chunksEnd
         let index = wholeIndex(endingAfter: chunk)
-        return index < whole.count ? min(whole[index].lowerBound, groupEnd) : groupEnd
+        return index < whole.count ? min(whole[index].lowerBound, nextPartial) : nextPartial
     }
+
+    /// Behind the last chunk that a file can have.
+    private static let chunksEnd = UInt64(1) << 52
 
     /// Adds the blocks of `range`, those that are in the set already too.
     package mutating func insert(_ range: Range<UInt64>) {
+        let firstWhole = (range.lowerBound + Self.chunkBlocks - 1) / Self.chunkBlocks
+        let endOfWhole = range.upperBound / Self.chunkBlocks
+        guard firstWhole < endOfWhole else { return insertParts(of: range) }
+        insertParts(of: range.lowerBound..<firstWhole * Self.chunkBlocks)
+        insertWhole(firstWhole..<endOfWhole)
+        insertParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
+    }
+
+    /// Adds blocks chunk by chunk.
+    private mutating func insertParts(of range: Range<UInt64>) {
         var at = range.lowerBound
         while at < range.upperBound {
             let chunk = at / Self.chunkBlocks
@@ -70,6 +85,29 @@ package struct BlockSet: Sendable {
             insert(Int(at - chunkStart)..<Int(end - chunkStart), inChunk: chunk)
             at = end
         }
+    }
+
+    /// Adds whole chunks, at a cost that does not depend on how many they are.
+    private mutating func insertWhole(_ chunks: Range<UInt64>) {
+        let inside =
+            chunks.count < partial.count
+            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
+        for chunk in inside {
+            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
+            count -= UInt64(bitmap.count)
+            leaveGroup(chunk / Self.groupChunks)
+        }
+        // Runs that touch or overlap become one with these.
+        let first = chunks.lowerBound == 0 ? 0 : wholeIndex(endingAfter: chunks.lowerBound - 1)
+        var (merged, end) = (chunks, first)
+        while end < whole.count, whole[end].lowerBound <= chunks.upperBound {
+            count -= UInt64(whole[end].count) * Self.chunkBlocks
+            merged =
+                min(merged.lowerBound, whole[end].lowerBound)..<max(merged.upperBound, whole[end].upperBound)
+            end += 1
+        }
+        count += UInt64(merged.count) * Self.chunkBlocks
+        whole.replaceSubrange(first..<end, with: [merged])
     }
 
     private mutating func insert(_ bits: Range<Int>, inChunk chunk: UInt64) {
@@ -81,7 +119,8 @@ package struct BlockSet: Sendable {
         if bitmap.isFull {
             partial[chunk] = nil
             if wasPartial { leaveGroup(group) }
-            insertWhole(chunk)
+            insertWhole(chunk..<chunk + 1)
+            count -= Self.chunkBlocks  // They were counted bit by bit.
         } else {
             partial[chunk] = bitmap
             if !wasPartial { partialByGroup[group, default: 0] += 1 }
@@ -111,23 +150,6 @@ package struct BlockSet: Sendable {
         guard index < whole.count, whole[index].contains(chunk) else { return nil }
         return whole[index]
     }
-
-    private mutating func insertWhole(_ chunk: UInt64) {
-        let index = wholeIndex(endingAfter: chunk)
-        let touchesNext = index < whole.count && whole[index].lowerBound == chunk + 1
-        let touchesPrevious = index > 0 && whole[index - 1].upperBound == chunk
-        switch (touchesPrevious, touchesNext) {
-        case (true, true):
-            whole[index - 1] = whole[index - 1].lowerBound..<whole[index].upperBound
-            whole.remove(at: index)
-        case (true, false):
-            whole[index - 1] = whole[index - 1].lowerBound..<chunk + 1
-        case (false, true):
-            whole[index] = chunk..<whole[index].upperBound
-        case (false, false):
-            whole.insert(chunk..<chunk + 1, at: index)
-        }
-    }
 }
 
 /// The blocks of one chunk, a bit each.
@@ -135,6 +157,12 @@ private struct Bitmap: Sendable {
     private static let wordBits = 64
 
     private var words = SIMD8<UInt64>(repeating: 0)
+
+    var count: Int {
+        var sum = 0
+        for index in words.indices { sum += words[index].nonzeroBitCount }
+        return sum
+    }
 
     var isFull: Bool { words == SIMD8(repeating: .max) }
 

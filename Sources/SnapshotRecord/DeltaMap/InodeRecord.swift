@@ -55,7 +55,7 @@ package final class InodeRecord: Sendable {
         package var isWhole: Bool {
             guard let status = attributes?.status else { return false }
             if !status.isRegular { return !status.isDirectory }
-            let blocks = UInt64((status.size + RecordLimits.blockBytes - 1) / RecordLimits.blockBytes)
+            let blocks = RecordLimits.blockCount(status.size)
             return self.blocks.run(from: 0, limit: blocks) == (true, blocks) || blocks == 0
         }
     }
