@@ -29,8 +29,13 @@ struct Unmount: ParsableCommand {
             daemonHasEnded =
                 daemon?.waitForEnd(milliseconds: Self.daemonEndTimeoutMilliseconds) ?? true
         } catch {
-            guard case .noDaemon = error else { throw target.failure(attempt, error) }
-            return try StaleMount(target).remove(force: force)
+            switch error {
+            case .noDaemon, .closed:
+                // Dead, or dying: its socket lives as long as its last thread.
+                return try StaleMount(target).remove(force: force)
+            default:
+                throw target.failure(attempt, error)
+            }
         }
         if !daemonHasEnded {
             throw CommandFailure(
