@@ -54,10 +54,15 @@ package final class MountedFileSystem: FileSystemOperations {
                 },
                 didBecomeInexact: { [lifecycle] reason in
                     // On a thread of its own: the worker that calls may hold what this waits for.
-                    Thread.detach {
+                    do throws(Errno) {
+                        try Thread.start {
+                            didBecomeInexact(reason)
+                            _ = lifecycle.discardInexact()
+                            forgetSnapshot()
+                        }
+                    } catch {
+                        // No thread is to be had: the space comes back when a write needs it, or at the stop.
                         didBecomeInexact(reason)
-                        _ = lifecycle.discardInexact()
-                        forgetSnapshot()
                     }
                 }))
     }
