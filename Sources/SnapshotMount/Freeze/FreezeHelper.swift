@@ -30,7 +30,12 @@ final class FreezeHelper: @unchecked Sendable {
         socket = Descriptor(owning: ends[0])
         self.didChange = didChange
         process = try launcher.launch(Descriptor(owning: ends[1]), name)
-        Thread.detach { [self] in listen() }
+        do throws(Errno) {
+            try Thread.start { [self] in listen() }
+        } catch {
+            reap()
+            throw error
+        }
     }
 
     private func listen() {
@@ -46,14 +51,18 @@ final class FreezeHelper: @unchecked Sendable {
             didChange()
         }
         // It has gone, or says what is no frame.
-        Glibc.kill(process, SIGKILL)
-        var status: Int32 = 0
-        while waitpid(process, &status, 0) < 0 && errno == EINTR {}
+        reap()
         monitor.withLock {
             gone = true
             monitor.wake()
         }
         didChange()
+    }
+
+    private func reap() {
+        Glibc.kill(process, SIGKILL)
+        var status: Int32 = 0
+        while waitpid(process, &status, 0) < 0 && errno == EINTR {}
     }
 
     var isGone: Bool { monitor.withLock { gone } }
