@@ -8,6 +8,7 @@
 #include <linux/futex.h>
 #include <linux/kcmp.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <linux/capability.h>
@@ -369,4 +370,10 @@ size_t cl_next_change(const void *events, size_t size, struct cl_change *change)
 		at += info->hdr.len;
 	}
 	return event->event_len;
+}
+
+void cl_return_memory(int bytes)
+{
+	mallopt(M_MMAP_THRESHOLD, bytes);
+	mallopt(M_TRIM_THRESHOLD, bytes);
 }

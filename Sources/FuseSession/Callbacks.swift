@@ -470,6 +470,10 @@ private func addDirectoryOperations(_ table: inout fuse_lowlevel_ops) {
     }
 }
 
+private func forget(_ nodes: [UInt64], _ request: fuse_req_t?) {
+    for node in nodes { operations(request).forget(node: node, count: 1) }
+}
+
 private func sendListing(
     _ request: fuse_req_t?, _ node: UInt64, _ size: Int, _ offset: off_t, _ handle: UInt64,
     wantsEntries: Bool
@@ -479,9 +483,13 @@ private func sendListing(
         try operations(request).readDirectory(
             node: node, handle: handle, offset: Int64(offset), into: &buffer)
         let filled = buffer.filled
-        fuse_reply_buf(
+        let result = fuse_reply_buf(
             request, filled.baseAddress?.assumingMemoryBound(to: CChar.self), filled.count)
+        // As for a look-up: the kernel has no reference where it did not get the answer.
+        if result == -ENOENT { forget(buffer.nodes, request) }
     } catch {
+        // Entries that an error follows are not told.
+        forget(buffer.nodes, request)
         fail(request, error)
     }
 }

@@ -7,6 +7,8 @@ package struct DirectoryBuffer: ~Copyable {
     private let request: fuse_req_t?
     private let memory: UnsafeMutableRawBufferPointer
     private var used = 0
+    /// The nodes whose look-ups were counted.
+    private(set) var nodes: [UInt64] = []
     /// Whether the kernel wants a look-up of each entry with it.
     package let wantsEntries: Bool
 
@@ -61,6 +63,7 @@ package struct DirectoryBuffer: ~Copyable {
         used += fuse_add_direntry_plus(
             request, start, memory.count - used, name, &parameters, off_t(next))
         precondition(used <= memory.count, "the caller has asked whether there is room")
+        nodes.append(entry.node)
     }
 }
 

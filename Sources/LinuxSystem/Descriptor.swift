@@ -30,7 +30,7 @@ package final class Descriptor: Sendable {
         at directory: Descriptor, _ path: UnsafePointer<CChar>, _ flags: Int32, mode: UInt32 = 0
     ) throws(Errno) -> Descriptor {
         Descriptor(
-            owning: try checked { cl_openat(directory.raw, path, flags | O_CLOEXEC, mode) })
+            owning: try SpareDescriptors.checked { cl_openat(directory.raw, path, flags | O_CLOEXEC, mode) })
     }
 
     /// Opens what a descriptor refers to again, with flags of its own, through its link in /proc.

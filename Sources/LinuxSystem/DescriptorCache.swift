@@ -20,11 +20,16 @@ package final class DescriptorCache<Key: Hashable & Sendable>: Sendable {
 
     private let shards: [MutexBox<Shard>]
     private let shardCapacity: Int
+    private let spare: UInt64
 
     package init(capacity: Int) {
         shardCapacity = max(1, capacity / Self.shardCount)
-        shards = (0..<Self.shardCount).map { _ in MutexBox(Shard()) }
+        let shards = (0..<Self.shardCount).map { _ in MutexBox(Shard()) }
+        self.shards = shards
+        spare = SpareDescriptors.add { Self.empty(shards) }
     }
+
+    deinit { SpareDescriptors.remove(spare) }
 
     private func shard(_ key: Key) -> MutexBox<Shard> {
         shards[Int(truncatingIfNeeded: UInt(bitPattern: key.hashValue) % UInt(Self.shardCount))]
@@ -81,7 +86,9 @@ package final class DescriptorCache<Key: Hashable & Sendable>: Sendable {
     }
 
     /// Lets every descriptor go.
-    package func removeAll() {
+    package func removeAll() { Self.empty(shards) }
+
+    private static func empty(_ shards: [MutexBox<Shard>]) {
         for box in shards {
             let old = box.mutex.withLock { shard in
                 let old = shard

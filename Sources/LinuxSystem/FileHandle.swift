@@ -49,7 +49,7 @@ package struct FileHandle: Hashable, Sendable {
     /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
     package func open(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {
         var words = bytes
-        let raw = try checked {
+        let raw = try SpareDescriptors.checked {
             withUnsafeMutableBytes(of: &words) { buffer in
                 cl_open_by_handle_at(
                     mount.raw, buffer.baseAddress?.assumingMemoryBound(to: UInt8.self), length, kind,

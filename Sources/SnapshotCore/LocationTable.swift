@@ -72,7 +72,7 @@ package struct Ancestor: Sendable {
     let key: InodeKey
     /// nil: the source's root.
     let parent: InodeKey?
-    let name: FileName
+    package let name: FileName
 
     package init(key: InodeKey, parent: InodeKey?, name: FileName) {
         self.key = key

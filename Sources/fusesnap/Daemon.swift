@@ -1,3 +1,4 @@
+import CLinux
 import ControlSocket
 import FuseSession
 import Glibc
@@ -32,6 +33,8 @@ struct Daemon {
 
     private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
+        // Tables go back to the system when the kernel has forgotten what they held.
+        cl_return_memory(256 << 10)
         let signals = TerminationSignals()
         let opened = try openSource()
         let users = SourceUsers(configuration: configuration)

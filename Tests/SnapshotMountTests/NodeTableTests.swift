@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import SnapshotCore
 import SnapshotRecord
 import SystemPackage
 import TestSupport
@@ -48,10 +49,10 @@ import Testing
             let reference = try reference(top)
             var seen: Set<UInt64> = []
             for _ in 0..<1000 {
-                let node = try table.remember(reference, parent: 1, "x")
+                let node = try table.remember(reference, parent: 1, "x", at: 0)
                 #expect(seen.insert(node).inserted)
                 #expect(node & NodeTable.snapshotBit == 0)
-                #expect(try table.remember(reference, parent: 1, "x") == node)
+                #expect(try table.remember(reference, parent: 1, "x", at: 0) == node)
                 table.forget(node, 1)
                 #expect(try table.reference(of: node) == reference)
                 table.forget(node, 1)
@@ -67,8 +68,8 @@ import Testing
             try (top / "d").mkdir()
             try (top / "d" / "f").create([])
             let table = NodeTable(isSnapshot: false, keepsNames: true)
-            let directory = try table.remember(try reference(top / "d"), parent: 1, "d")
-            let file = try table.remember(try reference(top / "d" / "f"), parent: directory, "f")
+            let directory = try table.remember(try reference(top / "d"), parent: 1, "d", at: 0)
+            let file = try table.remember(try reference(top / "d" / "f"), parent: directory, "f", at: 0)
             table.forget(directory, 1)
             #expect(table.count == 2)
             table.forget(file, 1)
@@ -81,14 +82,71 @@ import Testing
         try TemporaryDirectory.with { top in
             let table = NodeTable(isSnapshot: true, keepsNames: false)
             let reference = try reference(top)
-            let old = try table.remember(reference, parent: 0, "")
+            let old = try table.remember(reference, parent: 0, "", at: 0)
             #expect(old & NodeTable.snapshotBit != 0)
             table.reset()
             #expect(throws: Errno.staleNFSFileHandle) { try table.reference(of: old) }
-            let new = try table.remember(reference, parent: 0, "")
+            let new = try table.remember(reference, parent: 0, "", at: 0)
             #expect(new != old)
             table.forget(old, 5)
             #expect(try table.reference(of: new) == reference)
+        }
+    }
+
+    @Test("slots agree with a dictionary under random changes, and no id comes twice", arguments: seeds(5))
+    func slots(seed: UInt64) throws {
+        try TemporaryDirectory.with { top in
+            var random = SeededGenerator(seed: seed)
+            let reference = try reference(top)
+            let store = NodeStore(keepsPlaces: true)
+            var known: [Int: UInt64] = [:]
+            var seen: Set<[UInt64]> = []
+            for step in 0..<30_000 {
+                // Grows to some 10,000 nodes, shrinks to none, and again.
+                let grows = step % 20_000 < 10_000
+                if known.isEmpty || random.number(0...9) < (grows ? 9 : 1) {
+                    let slot = try store.insert(Node(reference))
+                    store.setName(slot, "node \(slot)")
+                    #expect(known.updateValue(store[slot].serial, forKey: slot) == nil)
+                    #expect(
+                        seen.insert([UInt64(slot), store[slot].serial]).inserted, "seed \(seed), step \(step)")
+                } else if let slot = known.keys.randomElement(using: &random), let serial = known[slot] {
+                    #expect(store.holds(slot, serial: serial))
+                    #expect(store.place(slot).name == FileName("node \(slot)"))
+                    store.remove(slot)
+                    known[slot] = nil
+                    #expect(!store.holds(slot, serial: serial))
+                }
+            }
+            #expect(store.count == known.count)
+            for (slot, serial) in known { #expect(store.holds(slot, serial: serial)) }
+            for slot in known.keys { store.remove(slot) }
+            // One chunk is kept.
+            #expect(store.memoryBytes < 400 << 10)
+            store.removeAll()
+            #expect(store.memoryBytes == 0)
+            let slot = try store.insert(Node(reference))
+            #expect(seen.insert([UInt64(slot), store[slot].serial]).inserted)
+        }
+    }
+
+    @Test("a look-up that a move overtook does not bring the old place back")
+    func overtakenLookups() throws {
+        try TemporaryDirectory.with { top in
+            for name in ["old", "new"] { try (top / Path(name)).mkdir() }
+            let table = NodeTable(isSnapshot: false, keepsNames: true)
+            let old = try table.remember(try reference(top / "old"), parent: 1, "old", at: table.moment)
+            let new = try table.remember(try reference(top / "new"), parent: 1, "new", at: table.moment)
+            try (top / "old" / "d").mkdir()
+            let moved = try reference(top / "old" / "d")
+            let node = try table.remember(moved, parent: old, "d", at: table.moment)
+            let before = table.moment
+            try table.whileMoving { () throws(Errno) in table.move(moved, to: new, "e") }
+            #expect(try table.remember(moved, parent: old, "d", at: before) == node)
+            #expect(table.ancestors(of: node).map(\.name) == [FileName("e"), FileName("new")])
+            // What is looked up afterwards counts.
+            _ = try table.remember(moved, parent: old, "f", at: table.moment)
+            #expect(table.ancestors(of: node).map(\.name) == [FileName("f"), FileName("old")])
         }
     }
 }

@@ -93,8 +93,8 @@ void cl_futex_wake(void *address);
 /* sync_file_range(2) over the whole file: writes its dirty pages and waits for them. */
 int cl_flush(int descriptor);
 
-/* Where a path leads, without a request to the file system: statx(2) with AT_STATX_DONT_SYNC. `mount` is 0 where the
- * kernel does not tell it. `mode` holds the kind of file only. */
+/* Where a path leads, without a request to the file system: statx(2) with AT_STATX_DONT_SYNC. `mount` is 0
+ * where the kernel does not tell it. `mode` holds the kind of file only. */
 struct cl_place {
 	uint64_t device, inode, mount;
 	uint32_t mode;
@@ -132,11 +132,15 @@ struct cl_change {
 	struct cl_handle directory, object;
 	const char *name;	/* of the entry in `directory`; NULL: none */
 };
-/* Takes one event from those that read(2) of the group gave: its length, 0 where there is none. What `change` refers
- * to lies in `events`. */
+/* Takes one event from those that read(2) of the group gave: its length, 0 where there is none. What `change`
+ * refers to lies in `events`. */
 size_t cl_next_change(const void *events, size_t size, struct cl_change *change);
 
 /* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
 int cl_pidfd_open(int32_t process);
+
+/* Memory that is not used any more goes back to the system from now on: mallopt(3). Blocks of `bytes` and more are
+ * mapped by themselves, whatever was freed before, and so much is left free at the heap's end at most. */
+void cl_return_memory(int bytes);
 
 #endif

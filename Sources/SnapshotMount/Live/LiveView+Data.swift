@@ -227,7 +227,7 @@ extension LiveView {
                     at: directory.descriptor, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
-                let node = try remember(made, status, parent, name)
+                let node = try remember(made, status, parent, name, at: nodes.moment)
                 let opened = try opened(made, node, flags & ~O_TRUNC)
                 return (reply(node, status), opened)
             }
@@ -257,7 +257,7 @@ extension LiveView {
                 at: directory, ".", sourceFlags | exclusive, mode: mode)
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
-            let node = try remember(made, status, parent, ".")
+            let node = try remember(made, status, parent, ".", at: nodes.moment)
             nodes.pin(try reference(of: node), made)
             let opened = try opened(made, node, flags & ~O_TRUNC)
             return (reply(node, status), opened)

@@ -145,35 +145,46 @@ extension LiveView {
         let directory = try target(of: parent)
         let newDirectory = try target(of: newParent)
         try change { (snapshot) throws(Errno) in
-            let (moved, _) = try target(in: directory, name)
-            var replaced: (ChangeTarget, FileStatus)?
-            do throws(Errno) {
-                replaced = try target(in: newDirectory, newName)
-            } catch .noSuchFileOrDirectory {
-                replaced = nil
+            try nodes.whileMoving { () throws(Errno) in
+                try rename((directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
-            let isExchange = flags & UInt32(RENAME_EXCHANGE) != 0
-            if let snapshot {
-                let move = Preserve.Move(
-                    moved, replacing: replaced?.0, flags: flags,
-                    ancestors: nodes.ancestors(of: newParent) + nodes.ancestors(of: parent))
-                try snapshot.rename(move, from: directory, name, to: newDirectory, newName)
+        }
+    }
+
+    /// A directory, its node, and a name in it.
+    private typealias Place = (directory: ChangeTarget, node: UInt64, name: UnsafePointer<CChar>)
+
+    private func rename(
+        _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
+    ) throws(Errno) {
+        let (moved, _) = try target(in: old.directory, old.name)
+        var replaced: (ChangeTarget, FileStatus)?
+        do throws(Errno) {
+            replaced = try target(in: new.directory, new.name)
+        } catch .noSuchFileOrDirectory {
+            replaced = nil
+        }
+        let isExchange = flags & UInt32(RENAME_EXCHANGE) != 0
+        if let snapshot {
+            let move = Preserve.Move(
+                moved, replacing: replaced?.0, flags: flags,
+                ancestors: nodes.ancestors(of: new.node) + nodes.ancestors(of: old.node))
+            try snapshot.rename(move, from: old.directory, old.name, to: new.directory, new.name)
+        } else {
+            try LinuxSystem.rename(
+                at: old.directory.descriptor, old.name, to: new.directory.descriptor, new.name,
+                flags: flags)
+        }
+        nodes.move(moved.reference, to: new.node, new.name)
+        if let (other, status) = replaced, other.key != moved.key {
+            if isExchange {
+                nodes.move(other.reference, to: old.node, old.name)
             } else {
-                try LinuxSystem.rename(
-                    at: directory.descriptor, name, to: newDirectory.descriptor, newName,
-                    flags: flags)
+                didLoseName(other, status, snapshot)
             }
-            nodes.move(moved.reference, to: newParent, newName)
-            if let (other, status) = replaced, other.key != moved.key {
-                if isExchange {
-                    nodes.move(other.reference, to: parent, name)
-                } else {
-                    didLoseName(other, status, snapshot)
-                }
-            }
-            if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
-                snapshot.didMake(try FileStatus(at: directory.descriptor, name))
-            }
+        }
+        if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
+            snapshot.didMake(try FileStatus(at: old.directory.descriptor, old.name))
         }
     }
 }

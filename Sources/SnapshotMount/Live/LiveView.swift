@@ -54,29 +54,32 @@ final class LiveView: Sendable {
     func entry(
         _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
+        let moment = nodes.moment
         var status = try FileStatus(at: directory, name)
         if source.hides(status) { throw .noSuchFileOrDirectory }
-        if let node = nodes.lookup(status, parent: parent, name) {
+        if let node = nodes.lookup(status, parent: parent, name, at: moment) {
             return reply(node, status)
         }
         let inode = try Descriptor.open(at: directory, name, O_PATH | O_NOFOLLOW)
         status = try FileStatus(of: inode)
-        return reply(try remember(inode, status, parent, name), status)
+        return reply(try remember(inode, status, parent, name, at: moment), status)
     }
 
-    /// Counts a look-up of what `inode` refers to.
+    /// Counts a look-up of what `inode` refers to, which had this name at `moment`.
     func remember(
-        _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>
+        _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        at moment: UInt64
     ) throws(Errno) -> UInt64 {
-        if let node = nodes.lookup(status, parent: parent, name) { return node }
+        if let node = nodes.lookup(status, parent: parent, name, at: moment) { return node }
         if status.device != source.device {
             // In a file system mounted below the source, which the source's handles do not reach.
             let reference = InodeReference(status, handle: FileHandle())
-            let node = try nodes.remember(reference, parent: parent, name)
+            let node = try nodes.remember(reference, parent: parent, name, at: moment)
             nodes.pin(reference, inode)
             return node
         }
-        return try nodes.remember(try source.reference(of: inode, status), parent: parent, name)
+        return try nodes.remember(
+            try source.reference(of: inode, status), parent: parent, name, at: moment)
     }
 
     func reply(_ node: UInt64, _ status: FileStatus) -> EntryReply {

@@ -27,66 +27,63 @@ final class NodeTable: Sendable {
     /// The node of the mount's root: FUSE's own.
     static let mountRoot: UInt64 = 1
     static let snapshotBit: UInt64 = 1 << 63
-    private static let slotBits: UInt64 = 28
-    private static let serialMax: UInt64 = 1 << (63 - NodeTable.slotBits) - 1
-    private static let openMax = 512
-
-    private struct Node {
-        var reference: InodeReference
-        var lookups: UInt64
-        var pinned: Descriptor?
-        /// Where the node was seen last; only in a source without handles. A parent stays while it has children.
-        var parent: UInt64
-        var name: FileName?
-        var children: UInt32 = 0
-    }
+    private static let slotBits = NodeStore.slotBits
 
     private struct State {
-        var nodes: [Node?] = []
-        var serials: [UInt64] = []
-        var free: [UInt32] = []
+        let store: NodeStore
+        /// How many inodes have been moved; only in a source without handles.
+        var moves: UInt64 = 0
         var index = IdentityIndex()
+        /// The descriptors of nodes that no name leads to.
+        var pinned: [UInt32: Descriptor] = [:]
+
+        init(keepsPlaces: Bool) { store = NodeStore(keepsPlaces: keepsPlaces) }
     }
 
     private let viewBit: UInt64
     private let keepsNames: Bool
-    private let state = Mutex(State())
-    private let descriptors = DescriptorCache<UInt64>(capacity: NodeTable.openMax)
+    private let state: Mutex<State>
+    private let descriptors: DescriptorCache<UInt64>
+    private let moves = Moves()
 
     /// `keepsNames`: the source has no file handles.
     init(isSnapshot: Bool, keepsNames: Bool) {
         viewBit = isSnapshot ? Self.snapshotBit : 0
         self.keepsNames = keepsNames
+        state = Mutex(State(keepsPlaces: keepsNames))
+        descriptors = DescriptorCache(capacity: isSnapshot ? 128 : 512)
     }
 
-    private func id(slot: Int, serial: UInt64) -> UInt64 {
-        viewBit | serial << Self.slotBits | UInt64(slot)
+    private func id(slot: Int, _ state: borrowing State) -> UInt64 {
+        viewBit | state.store[slot].serial << Self.slotBits | UInt64(slot)
     }
 
     /// The slot of a node that is still known.
     private static func slot(_ node: UInt64, _ state: borrowing State) -> Int? {
         let slot = Int(node & (1 << slotBits - 1))
-        guard slot < state.nodes.count, state.nodes[slot] != nil,
-            state.serials[slot] == (node & ~snapshotBit) >> slotBits
-        else { return nil }
-        return slot
+        return state.store.holds(slot, serial: (node & ~snapshotBit) >> slotBits) ? slot : nil
     }
 
     /// The number of nodes that the kernel remembers.
-    var count: Int { state.withLock { $0.index.count } }
+    var count: Int { state.withLock { $0.store.count } }
 
     // MARK: Look-ups and forgetting
 
-    /// Counts a look-up of a known inode; nil where it is not known.
+    /// To be asked before a name is looked at: a look-up that a rename overtakes then does not note the old place.
+    var moment: UInt64 { keepsNames ? state.withLock { $0.moves } : 0 }
+
+    /// Counts a look-up of a known inode, which had this name at `moment`; nil where it is not known.
     func lookup(
-        _ status: FileStatus, parent: UInt64, _ name: UnsafePointer<CChar>
+        _ status: FileStatus, parent: UInt64, _ name: UnsafePointer<CChar>, at moment: UInt64
     ) -> UInt64? {
         state.withLock { state in
             let identity = Identity(device: status.device, key: InodeKey(status))
             guard let slot = Self.find(identity, state) else { return nil }
-            state.nodes[slot]?.lookups += 1
-            if keepsNames { setPlace(slot, parent: parent, FileName(name), &state) }
-            return id(slot: slot, serial: state.serials[slot])
+            state.store[slot].lookups += 1
+            if keepsNames && state.store.place(slot).moved <= moment {
+                setPlace(slot, parent: parent, name, state)
+            }
+            return id(slot: slot, state)
         }
     }
 
@@ -94,111 +91,78 @@ final class NodeTable: Sendable {
         state.withLock { Self.find(Identity(device: status.device, key: InodeKey(status)), $0) != nil }
     }
 
-    /// Counts a look-up of an inode, known or not.
+    /// Counts a look-up of an inode, known or not, which had this name at `moment`. Throws ENOMEM.
     func remember(
-        _ reference: InodeReference, parent: UInt64, _ name: UnsafePointer<CChar>
+        _ reference: InodeReference, parent: UInt64, _ name: UnsafePointer<CChar>, at moment: UInt64
     ) throws(Errno) -> UInt64 {
-        let result: UInt64? = state.withLock { state in
+        try state.withLock { (state) throws(Errno) -> UInt64 in
             let identity = Identity(device: reference.device, key: reference.key)
             let slot: Int
             if let known = Self.find(identity, state) {
                 slot = known
             } else {
-                guard let fresh = Self.takeSlot(&state) else { return nil }
-                slot = fresh
-                state.nodes[slot] = Node(reference: reference, lookups: 0, parent: 0)
-                state.index.insert(UInt32(slot), identity.hash) {
-                    Self.hash(ofSlot: Int($0), state.nodes)
-                }
+                slot = try state.store.insert(Node(reference))
+                let store = state.store
+                state.index.insert(UInt32(slot), identity.hash) { store.hash(ofSlot: $0) }
             }
-            state.nodes[slot]?.lookups += 1
-            if keepsNames { setPlace(slot, parent: parent, FileName(name), &state) }
-            return id(slot: slot, serial: state.serials[slot])
+            state.store[slot].lookups += 1
+            if keepsNames && state.store.place(slot).moved <= moment {
+                setPlace(slot, parent: parent, name, state)
+            }
+            return id(slot: slot, state)
         }
-        guard let result else { throw .noMemory }
-        return result
     }
 
     /// Counts a look-up of a node by its id; throws ESTALE where it is not known.
     func retain(_ node: UInt64) throws(Errno) {
         let isKnown = state.withLock { state in
             guard let slot = Self.slot(node, state) else { return false }
-            state.nodes[slot]?.lookups += 1
+            state.store[slot].lookups += 1
             return true
         }
         if !isKnown { throw .staleNFSFileHandle }
     }
 
-    private static func find(_ identity: Identity, _ state: borrowing State) -> Int? {
-        let nodes = state.nodes
-        return state.index.find(identity.hash) { slot in
-            guard let node = nodes[Int(slot)] else { return false }
-            return node.reference.key == identity.key && node.reference.device == identity.device
-        }.map { Int($0) }
-    }
-
-    private static func hash(ofSlot slot: Int, _ nodes: [Node?]) -> UInt64 {
-        guard let node = nodes[slot] else {
-            preconditionFailure("the index names nodes that are known")
-        }
-        return Identity(device: node.reference.device, key: node.reference.key).hash
-    }
-
-    private static func takeSlot(_ state: inout State) -> Int? {
-        if let slot = state.free.popLast() { return Int(slot) }
-        guard state.nodes.count < 1 << slotBits else { return nil }
-        state.nodes.append(nil)
-        state.serials.append(1)
-        return state.nodes.count - 1
+    private static func find(_ identity: Identity, _ state: State) -> Int? {
+        let store = state.store
+        return state.index.find(identity.hash) { store.holds($0, identity) }.map { Int($0) }
     }
 
     /// Drops `count` look-ups; at none the node goes.
     func forget(_ node: UInt64, _ count: UInt64) {
         // Descriptors are closed after the lock is let go.
-        let closing: [Descriptor] = state.withLock { state in
-            guard let slot = Self.slot(node, state) else { return [] }
-            let lookups = state.nodes[slot]?.lookups ?? 0
-            state.nodes[slot]?.lookups = lookups - min(count, lookups)
-            var closing: [Descriptor] = []
+        var closing: [Descriptor] = []
+        let isGone = state.withLock { state in
+            guard let slot = Self.slot(node, state) else { return false }
+            let lookups = state.store[slot].lookups
+            state.store[slot].lookups = lookups - min(count, lookups)
             removeUnused(slot, &state, &closing)
-            return closing
+            return Self.slot(node, state) == nil
         }
-        if !closing.isEmpty || !isKnown(node) { descriptors.remove(node) }
-    }
-
-    private func isKnown(_ node: UInt64) -> Bool {
-        state.withLock { Self.slot(node, $0) != nil }
+        if isGone { descriptors.remove(node) }
     }
 
     private func removeUnused(_ first: Int, _ state: inout State, _ closing: inout [Descriptor]) {
+        let store = state.store
         var slot: Int? = first
-        while let current = slot, let node = state.nodes[current], node.lookups == 0,
-            node.children == 0
+        while let current = slot, store[current].lookups == 0,
+            !keepsNames || store.place(current).children == 0
         {
-            let hash = Self.hash(ofSlot: current, state.nodes)
-            state.index.remove(UInt32(current), hash) { Self.hash(ofSlot: Int($0), state.nodes) }
-            if let pinned = node.pinned { closing.append(pinned) }
-            state.nodes[current] = nil
-            state.serials[current] += 1
-            if state.serials[current] < Self.serialMax { state.free.append(UInt32(current)) }
-            slot = Self.slot(node.parent, state)
-            if let slot { state.nodes[slot]?.children -= 1 }
+            state.index.remove(UInt32(current), store.hash(ofSlot: UInt32(current))) { store.hash(ofSlot: $0) }
+            if let pinned = state.pinned.removeValue(forKey: UInt32(current)) { closing.append(pinned) }
+            slot = keepsNames ? Self.slot(store.place(current).parent, state) : nil
+            store.remove(current)
+            if let slot { store.addChildren(slot, -1) }
         }
     }
 
     /// Forgets every node: the view has ended. The kernel's ids are not known from now on.
     func reset() {
-        let closing: [Descriptor] = state.withLock { state in
-            var closing: [Descriptor] = []
-            for slot in state.nodes.indices {
-                guard let node = state.nodes[slot] else { continue }
-                if let pinned = node.pinned { closing.append(pinned) }
-                state.nodes[slot] = nil
-                state.serials[slot] += 1
-                if state.serials[slot] < Self.serialMax { state.free.append(UInt32(slot)) }
-            }
+        let closing = state.withLock { state in
+            state.store.removeAll()
             state.index = IdentityIndex()
-            return closing
+            defer { state.pinned = [:] }
+            return state.pinned
         }
         _ = closing.count
         descriptors.removeAll()
@@ -207,15 +171,22 @@ final class NodeTable: Sendable {
     // MARK: Where a node is
 
     private func setPlace(
-        _ slot: Int, parent: UInt64, _ name: FileName?, _ state: inout State
+        _ slot: Int, parent: UInt64, _ name: UnsafePointer<CChar>, _ state: State
     ) {
-        let old = state.nodes[slot]?.parent ?? 0
+        let store = state.store
+        let old = store.place(slot).parent
         if old != parent {
-            if let oldSlot = Self.slot(old, state) { state.nodes[oldSlot]?.children -= 1 }
-            if let newSlot = Self.slot(parent, state) { state.nodes[newSlot]?.children += 1 }
-            state.nodes[slot]?.parent = parent
+            if let oldSlot = Self.slot(old, state) { store.addChildren(oldSlot, -1) }
+            if let newSlot = Self.slot(parent, state) { store.addChildren(newSlot, 1) }
+            store.setParent(slot, parent)
         }
-        state.nodes[slot]?.name = name
+        store.setName(slot, name)
+    }
+
+    /// Runs a rename; `body` also notes the new places, by `move`. Who looks for an inode at its old place meanwhile
+    /// waits: so `body` must look for none.
+    func whileMoving<Result>(_ body: () throws(Errno) -> Result) throws(Errno) -> Result {
+        keepsNames ? try moves.run(body) : try body()
     }
 
     /// Notes, in a source without handles, that an inode is now found under another name.
@@ -224,23 +195,26 @@ final class NodeTable: Sendable {
         state.withLock { state in
             let identity = Identity(device: reference.device, key: reference.key)
             guard let slot = Self.find(identity, state) else { return }
-            setPlace(slot, parent: parent, FileName(name), &state)
+            state.moves += 1
+            state.store.setMoved(slot, state.moves)
+            setPlace(slot, parent: parent, name, state)
         }
     }
 
     /// Keeps `descriptor` with a node, since no name leads to its inode any more.
     func pin(_ reference: InodeReference, _ descriptor: Descriptor) {
-        state.withLock { state in
+        let old: Descriptor? = state.withLock { state in
             let identity = Identity(device: reference.device, key: reference.key)
-            guard let slot = Self.find(identity, state) else { return }
-            state.nodes[slot]?.pinned = descriptor
+            guard let slot = Self.find(identity, state) else { return nil }
+            return state.pinned.updateValue(descriptor, forKey: UInt32(slot))
         }
+        _ = old
     }
 
     /// What the node stands for; throws ESTALE where it is not known.
     func reference(of node: UInt64) throws(Errno) -> InodeReference {
         let found: InodeReference? = state.withLock { state in
-            Self.slot(node, state).flatMap { state.nodes[$0]?.reference }
+            Self.slot(node, state).map { state.store[$0].reference }
         }
         guard let found else { throw .staleNFSFileHandle }
         return found
@@ -255,23 +229,45 @@ final class NodeTable: Sendable {
     private static let depthMax = 4096
 
     /// An O_PATH descriptor of the node's inode.
-    func descriptor(
-        of node: UInt64, _ opener: some NodeOpener, depth: Int = 0
-    ) throws(Errno) -> Descriptor {
-        if depth > Self.depthMax { throw .staleNFSFileHandle }
+    func descriptor(of node: UInt64, _ opener: some NodeOpener) throws(Errno) -> Descriptor {
         if node == Self.mountRoot { return opener.root }
         if let kept = descriptors.descriptor(for: node) { return kept }
-        let found: (InodeReference, Descriptor?, UInt64, FileName?)? = state.withLock { state in
-            guard let slot = Self.slot(node, state), let node = state.nodes[slot] else {
-                return nil
+        guard keepsNames else { return try open(node, opener, depth: 0) }
+        // A rename may be between its system call and noting the new place.
+        var attempt = 0
+        while true {
+            let seen = moves.count
+            do throws(Errno) {
+                return try open(node, opener, depth: 0)
+            } catch
+                where (error == .noSuchFileOrDirectory || error == .staleNFSFileHandle)
+                && attempt < Self.attemptsMax
+            {
+                guard moves.waitForAny(since: seen) else { throw error }
+                attempt += 1
             }
-            return (node.reference, node.pinned, node.parent, node.name)
+        }
+    }
+
+    /// For each a rename has ended meanwhile, so that more than a few have other causes.
+    private static let attemptsMax = 100
+
+    private func open(_ node: UInt64, _ opener: some NodeOpener, depth: Int) throws(Errno) -> Descriptor {
+        if depth > Self.depthMax { throw .staleNFSFileHandle }
+        if node == Self.mountRoot { return opener.root }
+        if depth > 0, let kept = descriptors.descriptor(for: node) { return kept }
+        let found: (InodeReference, Descriptor?, UInt64, FileName?)? = state.withLock { state in
+            guard let slot = Self.slot(node, state) else { return nil }
+            let place = keepsNames ? state.store.place(slot) : nil
+            return (
+                state.store[slot].reference, state.pinned[UInt32(slot)], place?.parent ?? 0, place?.name
+            )
         }
         guard let (reference, pinned, parent, name) = found else { throw .staleNFSFileHandle }
         if let pinned { return pinned }
         let opened = try opener.open(reference) { () throws(Errno) in
             guard let name else { throw .staleNFSFileHandle }
-            let directory = try descriptor(of: parent, opener, depth: depth + 1)
+            let directory = try open(parent, opener, depth: depth + 1)
             return try name.withCString { (string) throws(Errno) in
                 try Descriptor.open(at: directory, string, O_PATH | O_NOFOLLOW)
             }
@@ -284,31 +280,21 @@ final class NodeTable: Sendable {
     func ancestors(of directory: UInt64) -> [Ancestor] {
         guard keepsNames else { return [] }
         return state.withLock { state in
+            let store = state.store
             var ancestors: [Ancestor] = []
             var at = directory
-            // A place that was noted a moment late may lead in a circle.
-            while ancestors.count < Self.depthMax, let slot = Self.slot(at, state), let node = state.nodes[slot],
-                let name = node.name
+            // A file system mounted below may have been mounted anew: no more than a path can name.
+            while ancestors.count < Self.depthMax, let slot = Self.slot(at, state),
+                let name = store.place(slot).name
             {
-                let parent = Self.slot(node.parent, state).flatMap { state.nodes[$0] }
+                let above = store.place(slot).parent
                 ancestors.append(
                     Ancestor(
-                        key: node.reference.key, parent: parent?.reference.key, name: name))
-                at = node.parent
+                        key: store[slot].reference.key,
+                        parent: Self.slot(above, state).map { store[$0].reference.key }, name: name))
+                at = above
             }
             return ancestors
         }
-    }
-}
-
-/// What two nodes must not have in common.
-private struct Identity {
-    let device: UInt64
-    let key: InodeKey
-
-    var hash: UInt64 {
-        var value = key.inode &* 0x9e37_79b9_7f4a_7c15
-        value ^= (UInt64(bitPattern: key.birth) &+ device) &* 0xc2b2_ae3d_27d4_eb4f
-        return value ^ value >> 29
     }
 }

@@ -36,7 +36,7 @@ final class SnapshotView: Sendable {
 
     func begin(_ preserve: Preserve) {
         do throws(Errno) {
-            let root = try nodes.remember(lifecycle.source.rootReference, parent: 0, "")
+            let root = try nodes.remember(lifecycle.source.rootReference, parent: 0, "", at: 0)
             active.withLock { $0 = Active(tree: SnapshotTree(preserve), root: root) }
         } catch {
             preserve.becomeInexact("no node for the root of the snapshot: \(error)")
@@ -61,7 +61,7 @@ final class SnapshotView: Sendable {
     func rootEntry() throws(Errno) -> EntryReply? {
         guard let active = active.withLock({ $0 }) else { return nil }
         let reference = lifecycle.source.rootReference
-        let node = try nodes.remember(reference, parent: 0, "")
+        let node = try nodes.remember(reference, parent: 0, "", at: 0)
         return try reply(active.tree, node, reference)
     }
 
@@ -108,7 +108,7 @@ final class SnapshotView: Sendable {
         _ descriptor: Descriptor?, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
         let reference = try tree.entry(in: directory, descriptor, name)
-        let node = try nodes.remember(reference, parent: parent, name)
+        let node = try nodes.remember(reference, parent: parent, name, at: 0)
         return try reply(tree, node, reference)
     }
 
