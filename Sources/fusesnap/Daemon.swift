@@ -76,6 +76,8 @@ struct Daemon {
         signals.wait { session.exit() }
         let result = session.run()
         signals.finish()
+        session.unmount()
+        removeAbortedMount()
         endSnapshot(lifecycle)
         if result < 0 {
             Log.standard.error("\(configuration.mountpoint): serving failed: \(Errno(rawValue: -result))")
@@ -192,6 +194,16 @@ struct Daemon {
             has(Int(ST_NODEV)) ? "nodev" : "dev",
             has(Int(ST_NOEXEC)) ? "noexec" : "exec",
         ]
+    }
+
+    /// Applications that still use a mount whose connection was aborted get errors; a new one can be made in its place.
+    private func removeAbortedMount() {
+        do throws(CommandFailure) {
+            guard try MountTable.current().mount(at: configuration.mountpoint)?.isFusesnap == true else { return }
+            try StaleMount(try MountTarget(configuration.mountpoint)).removeAborted()
+        } catch {
+            Log.standard.error(error.message)
+        }
     }
 
     /// A snapshot that is still active ends with the mount.

@@ -34,6 +34,11 @@ struct StaleMount {
         }
     }
 
+    /// Unmounts where the connection has ended: libfuse leaves a mount whose connection was aborted through fusectl.
+    func removeAborted() throws(CommandFailure) {
+        if probe() == .dead { try detach(isLazy: true) }
+    }
+
     private enum Condition { case dead, alive, hanging }
 
     private static let probeTimeoutMilliseconds: Int32 = 5_000

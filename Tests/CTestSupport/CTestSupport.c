@@ -141,6 +141,20 @@ void *ts_thread(void (*body)(void *), void *context)
 	return call;
 }
 
+static void did_interrupt(int number)
+{
+	(void)number;
+}
+
+void ts_interrupt(void *thread)
+{
+	struct thread_call *call = thread;
+	struct sigaction action = { .sa_handler = did_interrupt };	/* no SA_RESTART */
+
+	sigaction(SIGUSR2, &action, NULL);
+	pthread_kill(call->thread, SIGUSR2);
+}
+
 void ts_join(void *thread)
 {
 	struct thread_call *call = thread;

@@ -39,6 +39,11 @@ package func rounds(_ usual: UInt64) -> UInt64 {
     environmentValue("FUSESNAP_TEST_ROUNDS").flatMap { UInt64($0) } ?? usual
 }
 
+/// How many files a test of size makes: `usual`, or what FUSESNAP_TEST_FILES says for a campaign.
+package func files(_ usual: Int) -> Int {
+    environmentValue("FUSESNAP_TEST_FILES").flatMap { Int($0) } ?? usual
+}
+
 /// The seeds to test: FUSESNAP_TEST_SEED alone where it is set, else `number` of them from 1.
 package func seeds(_ number: UInt64) -> [UInt64] {
     if let seed = environmentValue("FUSESNAP_TEST_SEED").flatMap({ UInt64($0) }) { return [seed] }

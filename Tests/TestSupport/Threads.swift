@@ -41,6 +41,16 @@ package final class Worker: Sendable {
         handle.withLock { $0 = UInt(bitPattern: thread) }
     }
 
+    /// Interrupts the thread's system calls, again and again, until `isOver`.
+    package func interrupt(until isOver: Flag) throws {
+        while !isOver.isSet {
+            handle.withLock { handle in
+                if let handle, let thread = UnsafeMutableRawPointer(bitPattern: handle) { ts_interrupt(thread) }
+            }
+            usleep(200)
+        }
+    }
+
     package var hasEnded: Bool { isDone.load(ordering: .sequentiallyConsistent) }
 
     /// Waits for the end of the thread and throws what its body threw.

@@ -55,6 +55,9 @@ extension LiveView {
         } catch .noSuchFileOrDirectory {
             // Removed beside the mount since it was listed.
             return true
+        } catch {
+            // It has a name all the same (no descriptor is left, it is damaged, ...); whoever looks it up gets the error.
+            return buffer.append(entry.name, inode: entry.inode, kind: entry.kind, next: entry.next)
         }
     }
 }

@@ -227,7 +227,7 @@ final class SnapshotView: Sendable {
                             directory.tree, node, directory.reference, directory.descriptor, name)
                         buffer.append(name, entry, next: next)
                         return true
-                    } catch .ioError {
+                    } catch {
                         // What is lost has a name all the same; whoever looks it up gets the error.
                         return buffer.append(
                             name, inode: inode ^ SnapshotTree.inodeBit, kind: kind, next: next)

@@ -32,6 +32,8 @@ int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length);
 int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context);
 /* A thread that calls `body`, to be joined once; NULL when none could be made. */
 void *ts_thread(void (*body)(void *), void *context);
+/* Sends the thread, which has not been joined, a signal that interrupts its system call. */
+void ts_interrupt(void *thread);
 void ts_join(void *thread);
 
 /* Copies `size` bytes out of a mapping; -1 when that faults (SIGBUS), 0 otherwise. */
