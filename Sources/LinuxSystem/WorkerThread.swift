@@ -23,7 +23,8 @@ package enum WorkerThread {
 /// A root daemon makes files as the user who asks for them, so that they are theirs from the first instant, and
 /// writes as that user, so that quotas and the blocks reserved for root bind them. The thread keeps the
 /// capabilities that it has: whether the user may do a thing at all the kernel has decided (default_permissions),
-/// with the supplementary groups, which the daemon does not know. An ordinary user's daemon stays who it is.
+/// with the supplementary groups, which the daemon does not know. Nor has it any itself: the source's file system would
+/// take them for the user's. An ordinary user's daemon stays who it is.
 package struct Credentials: Sendable {
     private let switchesUsers: Bool
     private let capabilities: UInt64
@@ -33,11 +34,14 @@ package struct Credentials: Sendable {
     /// CAP_FSETID: keeps set-id bits when data change.
     private static let setIDCapability: UInt64 = 1 << 4
 
-    /// Those of the daemon. As root, gives up CAP_SYS_RESOURCE for all threads that come after.
+    /// Those of the daemon. As root, gives up CAP_SYS_RESOURCE for all threads that come after, and its supplementary
+    /// groups.
     package init() throws(Errno) {
         switchesUsers = geteuid() == 0
         if switchesUsers {
             try checked { cl_drop_capability(Self.resourceCapability) }
+            // Refused in a user namespace that may not (EPERM): then they stay.
+            _ = setgroups(0, nil)
         }
         capabilities = cl_permitted_capabilities()
     }

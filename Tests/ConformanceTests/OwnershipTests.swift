@@ -128,6 +128,47 @@ import Testing
         }
     }
 
+    @Test(
+        "another group's user clears the setgid bit of a file that is no program too", arguments: Setting.available
+    )
+    func clearingOfData(_ setting: Setting) throws {
+        try setting.run { place in
+            let names: [Path] = ["write", "fallocate", "punch", "own"]
+            for name in names {
+                try (place / name).create(bytes(20_000))
+                try (place / name).chown(group: name == "own" ? 1001 : 0)
+                try (place / name).chmod(0o6666)
+            }
+            try place.cut()
+            try asUser(Self.user, group: 1001) {
+                try (place / "write").write([1], at: 0)
+                try (place / "fallocate").open(O_RDWR).allocate(at: 0, count: 10_000)
+                try (place / "punch").open(O_RDWR).allocate(0x3, at: 0, count: 10_000)
+                try (place / "own").open(O_RDWR).allocate(at: 0, count: 10_000)
+            }
+            for name in names {
+                // Asks for the mode alone, which the kernel may know without the daemon.
+                let mode = try succeed(["stat", "-c", "%a", (place / name).string])
+                #expect(mode == (name == "own" ? "2666\n" : "666\n"), "\(name)")
+            }
+        }
+    }
+
+    @Test("the daemon's supplementary groups are nobody else's", .enabled(if: Machine.canMount, "needs /dev/fuse"))
+    func daemonsGroups() throws {
+        let groups: [gid_t] = [3000]
+        #expect(setgroups(groups.count, groups) == 0)
+        defer { setgroups(0, nil) }
+        try MountedSource.with { mount in
+            let file = mount.mountpoint / "file"
+            try file.create(bytes(100))
+            try file.chown(group: 3000)
+            try file.chmod(0o2666)
+            try asUser(Self.user) { try file.write([1], at: 0) }
+            #expect(try (mount.source / "file").lstat().permissions == 0o666)
+        }
+    }
+
     @Test("root's write keeps the set-id bits, root's chown clears them", arguments: Setting.available)
     func rootsChanges(_ setting: Setting) throws {
         try setting.run { place in

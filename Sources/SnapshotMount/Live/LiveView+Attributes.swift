@@ -27,7 +27,7 @@ extension LiveView {
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified
-            if wanted.isEmpty { try killPrivileges(descriptor) }
+            if wanted.isEmpty { try killPrivileges(context, descriptor) }
             if wanted.user != nil || wanted.group != nil {
                 try changeOwner(
                     descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
@@ -58,12 +58,14 @@ extension LiveView {
     }
 
     /// What a change of nothing asks for (FUSE_HANDLE_KILLPRIV_V2, before a change of data): the set-id bits and file
-    /// capabilities go, as Linux takes them away.
-    private func killPrivileges(_ descriptor: Descriptor) throws(Errno) {
-        let mode = try FileStatus(of: descriptor).mode
-        let executableByGroup = UInt32(S_ISGID | S_IXGRP)
+    /// capabilities go, as Linux takes them away. A set-group-id bit that no program has stays for the group's own
+    /// users, as far as the daemon can know: the source's file system will decide so when the data change, but of that
+    /// the kernel's idea of the mode would learn nothing.
+    private func killPrivileges(_ context: RequestContext, _ descriptor: Descriptor) throws(Errno) {
+        let status = try FileStatus(of: descriptor)
+        let mode = status.mode
         var kept = mode & 0o7777 & ~UInt32(S_ISUID)
-        if mode & executableByGroup == executableByGroup { kept &= ~UInt32(S_ISGID) }
+        if mode & UInt32(S_IXGRP) != 0 || status.group != context.group { kept &= ~UInt32(S_ISGID) }
         if kept != mode & 0o7777 { try changeMode(descriptor, kept) }
         do throws(Errno) {
             try LinuxSystem.removeExtendedAttribute(descriptor, "security.capability")
