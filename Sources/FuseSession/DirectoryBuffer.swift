@@ -71,6 +71,7 @@ extension fuse_entry_param {
     init(_ entry: EntryReply) {
         self.init()
         ino = entry.node
+        generation = EntryReply.generation
         entry_timeout = entry.timeout
         if let attributes = entry.attributes {
             attr = stat(attributes.status)

@@ -25,6 +25,9 @@ package struct AttributeReply: Sendable {
 /// The answer to a look-up: the kernel holds one more reference to `node`. Node 0 says that there is no such name,
 /// which the kernel may remember for `timeout`.
 package struct EntryReply: Sendable {
+    /// Of all nodes of this mount: a file handle that was made in another one names nothing here.
+    static let generation = UInt64(UInt32.random(in: 1...UInt32.max))
+
     package var node: UInt64
     package var attributes: AttributeReply?
     package var timeout: Double

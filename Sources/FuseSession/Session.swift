@@ -57,6 +57,7 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_READDIRPLUS)
         want(FUSE_CAP_READDIRPLUS_AUTO)
         want(FUSE_CAP_CACHE_SYMLINKS)
+        want(FUSE_CAP_EXPORT_SUPPORT)  // file handles outlast the kernel's memory of an inode
         want(FUSE_CAP_WRITEBACK_CACHE, gathersWrites)
         want(FUSE_CAP_AUTO_INVAL_DATA, !ownsSource && !gathersWrites)
         // Locks are the kernel's: no worker ever waits in one.

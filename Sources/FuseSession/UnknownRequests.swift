@@ -122,6 +122,7 @@ extension fs_create_out {
     init(_ entry: EntryReply, _ opened: OpenReply) {
         self.init()
         nodeid = entry.node
+        generation = EntryReply.generation
         (entry_valid, entry_valid_nsec) = split(entry.timeout)
         if let attributes = entry.attributes {
             (attr_valid, attr_valid_nsec) = split(attributes.timeout)

@@ -73,6 +73,10 @@ package final class MountedFileSystem: FileSystemOperations {
         parent == NodeTable.mountRoot && snapshotName.equals(name)
     }
 
+    private func isSelf(_ name: UnsafePointer<CChar>) -> Bool { strcmp(name, ".") == 0 }
+
+    private func isParent(_ name: UnsafePointer<CChar>) -> Bool { strcmp(name, "..") == 0 }
+
     /// Before a change to a node or in a directory.
     private func refuseInSnapshot(_ node: UInt64) throws(Errno) {
         if isSnapshot(node) { throw .readOnlyFileSystem }
@@ -85,6 +89,11 @@ package final class MountedFileSystem: FileSystemOperations {
     package func lookup(
         _ context: RequestContext, parent: UInt64, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
+        if isSelf(name) || isParent(name) {
+            // Of a file handle; those of a snapshot are good as long as the kernel remembers the inode.
+            if isSnapshot(parent) { throw .staleNFSFileHandle }
+            return try isSelf(name) ? live.lookupSelf(parent) : live.lookupParent(parent)
+        }
         if isSnapshot(parent) { return try snapshots.lookup(parent, name) }
         if isSnapshotName(parent, name) {
             guard let entry = try snapshots.rootEntry() else { throw .noSuchFileOrDirectory }

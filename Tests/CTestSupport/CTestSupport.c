@@ -86,6 +86,19 @@ int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length)
 	return fcntl(descriptor, F_OFD_SETLK, &lock);
 }
 
+int ts_make_handle(const char *path, void *handle, size_t room)
+{
+	struct file_handle *made = handle;
+	int mount;
+	made->handle_bytes = (unsigned int) (room - sizeof *made);
+	return name_to_handle_at(AT_FDCWD, path, made, &mount, 0);
+}
+
+int ts_open_handle(int mount, void *handle, int flags)
+{
+	return open_by_handle_at(mount, handle, flags);
+}
+
 struct thread_call {
 	pthread_t thread;
 	uint32_t user, group, mask;

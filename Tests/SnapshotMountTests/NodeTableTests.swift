@@ -35,11 +35,63 @@ import Testing
         }
     }
 
-    private func reference(_ path: Path) throws(Errno) -> InodeReference {
+    private func reference(_ path: Path, hasHandle: Bool = false) throws(Errno) -> InodeReference {
         let status = try FileName(path.string).withCString { (name) throws(Errno) in
             try FileStatus(at: .workingDirectory, name)
         }
-        return InodeReference(status, handle: FileHandle())
+        let bytes: [UInt8] = [1, 2, 3, 4]
+        let handle = hasHandle ? bytes.withUnsafeBytes { LinuxSystem.FileHandle(kind: 1, bytes: $0) } : nil
+        return InodeReference(status, handle: handle ?? LinuxSystem.FileHandle())
+    }
+
+    @Test("the nodes forgotten last keep their ids; as many as it says, and none without a handle")
+    func forgottenNodes() throws {
+        try TemporaryDirectory.with { top in
+            let table = NodeTable(isSnapshot: false, keepsNames: false, forgottenMax: 3)
+            let names = (0..<5).map { Path("\($0)") }
+            for name in names { try (top / name).create() }
+            let references = try names.map { try reference(top / $0, hasHandle: $0 != "4") }
+            let nodes = try references.map { try table.remember($0, parent: 1, "x", at: 0) }
+            for _ in 0..<10 {
+                table.forget(nodes[0], 1)
+                #expect(try table.remember(references[0], parent: 1, "x", at: 0) == nodes[0])
+            }
+            for node in nodes { table.forget(node, 1) }
+            #expect(table.count == 3)
+            #expect(throws: Errno.staleNFSFileHandle) { try table.retain(nodes[0]) }
+            #expect(throws: Errno.staleNFSFileHandle) { try table.retain(nodes[4]) }
+            for index in 1...3 {
+                try table.retain(nodes[index])
+                #expect(try table.remember(references[index], parent: 1, "x", at: 0) == nodes[index])
+            }
+            // What the kernel remembers stays, whatever it forgets meanwhile.
+            for _ in 0..<10 {
+                table.forget(try table.remember(references[0], parent: 1, "x", at: 0), 1)
+            }
+            for index in 1...3 { #expect(try table.reference(of: nodes[index]) == references[index]) }
+        }
+    }
+
+    @Test("a forgotten node is not taken for a later inode of the same number and time of birth")
+    func numberUsedAgain() throws {
+        try TemporaryDirectory.with { top in
+            let table = NodeTable(isSnapshot: false, keepsNames: false, forgottenMax: 3)
+            let status = try FileName(top.string).withCString { (name) throws(Errno) in
+                try FileStatus(at: .workingDirectory, name)
+            }
+            let handles = try [1, 2].map { (byte: UInt8) in
+                try #require([byte].withUnsafeBytes { LinuxSystem.FileHandle(kind: 1, bytes: $0) })
+            }
+            let old = try table.remember(InodeReference(status, handle: handles[0]), parent: 1, "x", at: 0)
+            table.forget(old, 1)
+            #expect(table.lookup(status, parent: 1, "x", at: 0) == nil)
+            let new = try table.remember(InodeReference(status, handle: handles[1]), parent: 1, "x", at: 0)
+            #expect(new != old)
+            #expect(try table.reference(of: new).handle == handles[1])
+            #expect(throws: Errno.staleNFSFileHandle) { try table.retain(old) }
+            #expect(table.lookup(status, parent: 1, "x", at: 0) == new)
+            #expect(table.count == 1)
+        }
     }
 
     @Test("an id is never used again, and a forgotten one is stale")

@@ -17,6 +17,31 @@ extension LiveView {
         }
     }
 
+    /// What a file handle of the mount (name_to_handle_at(2), NFS) names, after the kernel has forgotten it: the inode
+    /// itself. Throws ESTALE where nothing leads to it any more.
+    func lookupSelf(_ node: UInt64) throws(Errno) -> EntryReply {
+        try nodes.retain(node)
+        do throws(Errno) {
+            let reply = reply(node, try FileStatus(of: try descriptor(of: node)))
+            // Kept for a snapshot, without a name in the live view.
+            if reply.attributes?.status.links == 0 { throw .staleNFSFileHandle }
+            return reply
+        } catch {
+            nodes.forget(node, 1)
+            throw error
+        }
+    }
+
+    /// The directory above that of such a handle.
+    func lookupParent(_ node: UInt64) throws(Errno) -> EntryReply {
+        let inode = try Descriptor.open(at: try descriptor(of: node), "..", O_PATH | O_DIRECTORY)
+        let status = try FileStatus(of: inode)
+        if status.device == source.device, InodeKey(status) == source.rootReference.key {
+            return reply(NodeTable.mountRoot, status)
+        }
+        return reply(try remember(inode, status, node, "..", at: nodes.moment), status)
+    }
+
     /// Names that applications cannot have: the snapshot's in the root.
     private func checkName(_ parent: UInt64, _ name: UnsafePointer<CChar>) throws(Errno) {
         if parent == NodeTable.mountRoot && snapshotName.equals(name) {

@@ -32,8 +32,12 @@ final class LiveView: Sendable {
         self.credentials = credentials
         self.policy = policy
         self.snapshotName = snapshotName
-        nodes = NodeTable(isSnapshot: false, keepsNames: !source.usesHandles)
+        nodes = NodeTable(
+            isSnapshot: false, keepsNames: !source.usesHandles, forgottenMax: Self.forgottenMax)
     }
+
+    /// How many inodes are found by file handles of the mount after the kernel has forgotten them.
+    private static let forgottenMax = 16_384
 
     // MARK: Nodes
 

@@ -9,6 +9,8 @@ struct Node {
     var reference: InodeReference
     /// How often the kernel has looked it up and not forgotten it.
     var lookups: UInt64 = 0
+    /// Where the table's ring of forgotten nodes has it; only good while it is not looked up.
+    var forgottenPlace: UInt32 = 0
     /// What the slot's ids are told apart by. 0 in a slot that holds no node.
     fileprivate(set) var serial: UInt64 = 0
 

@@ -22,7 +22,10 @@ protocol NodeOpener {
 ///
 /// No descriptor is held per node: a node is opened by its file handle, or, in a source without handles, through
 /// its parent by name, and then its identity is checked. A few descriptors used lately are kept. A node whose last
-/// name is gone keeps one of its own («pinned») until the kernel forgets it. Safe for use by all threads.
+/// name is gone keeps one of its own («pinned») until the kernel forgets it.
+///
+/// Applications may keep ids for longer than the kernel does, in file handles (name_to_handle_at(2), NFS). So the nodes
+/// forgotten last stay, without a descriptor, and are found again by their ids. Safe for use by all threads.
 final class NodeTable: Sendable {
     /// The node of the mount's root: FUSE's own.
     static let mountRoot: UInt64 = 1
@@ -34,6 +37,9 @@ final class NodeTable: Sendable {
         /// How many inodes have been moved; only in a source without handles.
         var moves: UInt64 = 0
         var index = IdentityIndex()
+        /// Ids of nodes forgotten last, a ring, and the place that is taken next. A node may have been looked up since.
+        var forgotten: [UInt64] = []
+        var forgottenNext = 0
         /// The descriptors of nodes that no name leads to.
         var pinned: [UInt32: Descriptor] = [:]
 
@@ -42,12 +48,14 @@ final class NodeTable: Sendable {
 
     private let viewBit: UInt64
     private let keepsNames: Bool
+    private let forgottenMax: Int
     private let state: Mutex<State>
     private let descriptors: DescriptorCache<UInt64>
     private let moves = Moves()
 
-    /// `keepsNames`: the source has no file handles.
-    init(isSnapshot: Bool, keepsNames: Bool) {
+    /// `keepsNames`: the source has no file handles. `forgottenMax`: how many nodes stay that the kernel has forgotten.
+    init(isSnapshot: Bool, keepsNames: Bool, forgottenMax: Int = 0) {
+        self.forgottenMax = keepsNames ? 0 : forgottenMax
         viewBit = isSnapshot ? Self.snapshotBit : 0
         self.keepsNames = keepsNames
         state = Mutex(State(keepsPlaces: keepsNames))
@@ -64,7 +72,7 @@ final class NodeTable: Sendable {
         return state.store.holds(slot, serial: (node & ~snapshotBit) >> slotBits) ? slot : nil
     }
 
-    /// The number of nodes that the kernel remembers.
+    /// The number of nodes that are known.
     var count: Int { state.withLock { $0.store.count } }
 
     // MARK: Look-ups and forgetting
@@ -72,13 +80,15 @@ final class NodeTable: Sendable {
     /// To be asked before a name is looked at: a look-up that a rename overtakes then does not note the old place.
     var moment: UInt64 { keepsNames ? state.withLock { $0.moves } : 0 }
 
-    /// Counts a look-up of a known inode, which had this name at `moment`; nil where it is not known.
+    /// Counts a look-up of a known inode, which had this name at `moment`; nil where it is not known. Nor is one that the
+    /// kernel has forgotten: its number may have been used again within one tick of the clock, and only the handle tells
+    /// (`remember`).
     func lookup(
         _ status: FileStatus, parent: UInt64, _ name: UnsafePointer<CChar>, at moment: UInt64
     ) -> UInt64? {
         state.withLock { state in
             let identity = Identity(device: status.device, key: InodeKey(status))
-            guard let slot = Self.find(identity, state) else { return nil }
+            guard let slot = Self.find(identity, state), state.store[slot].lookups != 0 else { return nil }
             state.store[slot].lookups += 1
             if keepsNames && state.store.place(slot).moved <= moment {
                 setPlace(slot, parent: parent, name, state)
@@ -97,6 +107,7 @@ final class NodeTable: Sendable {
     ) throws(Errno) -> UInt64 {
         try state.withLock { (state) throws(Errno) -> UInt64 in
             let identity = Identity(device: reference.device, key: reference.key)
+            removePredecessor(of: reference, identity, &state)
             let slot: Int
             if let known = Self.find(identity, state) {
                 slot = known
@@ -111,6 +122,15 @@ final class NodeTable: Sendable {
             }
             return id(slot: slot, state)
         }
+    }
+
+    /// Removes a forgotten node whose number and birth `reference` has by now: it has no descriptor.
+    private func removePredecessor(of reference: InodeReference, _ identity: Identity, _ state: inout State) {
+        guard forgottenMax > 0, let old = Self.find(identity, state), state.store[old].lookups == 0,
+            state.store[old].reference.handle != reference.handle
+        else { return }
+        var closing: [Descriptor] = []
+        removeUnused(old, &state, &closing)
     }
 
     /// Counts a look-up of a node by its id; throws ESTALE where it is not known.
@@ -128,18 +148,46 @@ final class NodeTable: Sendable {
         return state.index.find(identity.hash) { store.holds($0, identity) }.map { Int($0) }
     }
 
-    /// Drops `count` look-ups; at none the node goes.
+    /// Drops `count` look-ups; at none the node goes, sooner or later, and its descriptors at once.
     func forget(_ node: UInt64, _ count: UInt64) {
         // Descriptors are closed after the lock is let go.
         var closing: [Descriptor] = []
-        let isGone = state.withLock { state in
-            guard let slot = Self.slot(node, state) else { return false }
-            let lookups = state.store[slot].lookups
-            state.store[slot].lookups = lookups - min(count, lookups)
-            removeUnused(slot, &state, &closing)
-            return Self.slot(node, state) == nil
+        let isUnused = state.withLock { state in
+            guard let slot = Self.slot(node, state) else { return true }
+            let store = state.store
+            guard store[slot].lookups <= count else {
+                store[slot].lookups -= count
+                return false
+            }
+            store[slot].lookups = 0
+            // What lies in a file system mounted below the source has no handle, and is found by its descriptor alone.
+            if forgottenMax > 0, !store[slot].reference.handle.isEmpty {
+                if let pinned = state.pinned.removeValue(forKey: UInt32(slot)) { closing.append(pinned) }
+                if let oldest = putForgotten(node, slot, &state) { removeUnused(oldest, &state, &closing) }
+            } else {
+                removeUnused(slot, &state, &closing)
+            }
+            return true
         }
-        if isGone { descriptors.remove(node) }
+        if isUnused { descriptors.remove(node) }
+    }
+
+    /// Puts a node among those forgotten last. Returns the slot of the one that has to go for it.
+    private func putForgotten(_ node: UInt64, _ slot: Int, _ state: inout State) -> Int? {
+        let place = state.forgottenNext
+        state.forgottenNext = (place + 1) % forgottenMax
+        state.store[slot].forgottenPlace = UInt32(place)
+        guard place < state.forgotten.count else {
+            state.forgotten.append(node)
+            return nil
+        }
+        let old = state.forgotten[place]
+        state.forgotten[place] = node
+        // Looked up since, or forgotten once more and so in another place too.
+        guard old != node, let oldest = Self.slot(old, state), state.store[oldest].lookups == 0,
+            state.store[oldest].forgottenPlace == UInt32(place)
+        else { return nil }
+        return oldest
     }
 
     private func removeUnused(_ first: Int, _ state: inout State, _ closing: inout [Descriptor]) {
@@ -161,6 +209,8 @@ final class NodeTable: Sendable {
         let closing = state.withLock { state in
             state.store.removeAll()
             state.index = IdentityIndex()
+            state.forgotten = []
+            state.forgottenNext = 0
             defer { state.pinned = [:] }
             return state.pinned
         }
@@ -201,11 +251,11 @@ final class NodeTable: Sendable {
         }
     }
 
-    /// Keeps `descriptor` with a node, since no name leads to its inode any more.
+    /// Keeps `descriptor` with a node that the kernel remembers, since no name leads to its inode any more.
     func pin(_ reference: InodeReference, _ descriptor: Descriptor) {
         let old: Descriptor? = state.withLock { state in
             let identity = Identity(device: reference.device, key: reference.key)
-            guard let slot = Self.find(identity, state) else { return nil }
+            guard let slot = Self.find(identity, state), state.store[slot].lookups != 0 else { return nil }
             return state.pinned.updateValue(descriptor, forKey: UInt32(slot))
         }
         _ = old

@@ -27,6 +27,10 @@ int ts_bind_socket(const char *path);
 /* fcntl(2) with an open file description lock (F_OFD_SETLK) over a range; `type` is F_RDLCK, F_WRLCK or F_UNLCK. */
 int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length);
 
+/* name_to_handle_at(2) of a path, into `handle` with its header, which has `room` bytes in all; open_by_handle_at(2). */
+int ts_make_handle(const char *path, void *handle, size_t room);
+int ts_open_handle(int mount, void *handle, int flags);
+
 /* Calls `body` in a thread of its own: with a umask of its own and, where `user` is not 0, as that user with that
  * group and no others. Returns 0, or -1 when the thread could not become so. */
 int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context);
