@@ -221,7 +221,7 @@ package final class MountedFileSystem: FileSystemOperations {
         node: UInt64, handle: UInt64, size: Int, offset: Int64
     ) throws(Errno) -> ReadReply {
         if isSnapshot(node) { return try snapshots.read(handle, size: size, offset: offset) }
-        return live.read(handle, offset: offset)
+        return try live.read(handle, offset: offset)
     }
 
     package func write(
@@ -245,8 +245,8 @@ package final class MountedFileSystem: FileSystemOperations {
     package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
         if isSnapshot(node) { return }
         let file = Handle.object(handle, as: OpenFile.self)
-        try live.restoreTimes(file.target, file.times)
-        try live.synchronize(file.descriptor, dataOnly: dataOnly)
+        try live.restoreTimes(file)
+        try live.synchronize(try file.descriptor(), dataOnly: dataOnly)
     }
 
     package func allocate(

@@ -219,13 +219,21 @@ struct Daemon {
     }
 }
 
-/// Descriptors follow what is open: up to the hard limit.
+/// Descriptors follow what is open: up to the hard limit, and where that may be raised (CAP_SYS_RESOURCE), beyond it,
+/// since all users of the mount are served by one process.
 func raiseDescriptorLimit() {
+    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
     var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+    guard getrlimit(resource, &limit) == 0 else { return }
+    let wanted = max(descriptorsWanted, limit.rlim_max)
+    var raised = rlimit(rlim_cur: wanted, rlim_max: wanted)
+    if setrlimit(resource, &raised) == 0 { return }
     limit.rlim_cur = limit.rlim_max
-    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    setrlimit(resource, &limit)
 }
+
+/// What the kernel allows by default (fs.nr_open).
+private let descriptorsWanted: rlim_t = 1 << 20
 
 /// SIGTERM, SIGINT and SIGHUP: waited for by a thread, so that what they do is not bound by a signal handler's limits.
 private final class TerminationSignals: Sendable {

@@ -16,12 +16,16 @@ package final class MountedSource: Sendable {
     /// A test that hangs in the mount fails after this time: the daemon is killed. A campaign takes longer.
     private static let hangSeconds = environmentValue("FUSESNAP_TEST_HANG_SECONDS").flatMap { Double($0) } ?? 240.0
 
-    private init(top: Path, source: Path, mountpoint: Path, options: [String]) throws {
+    private init(
+        top: Path, source: Path, mountpoint: Path, options: [String], descriptorsMax: Int? = nil
+    ) throws {
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
         let words = ["mount"] + Machine.mountOptions + options + [source.string, mountpoint.string]
-        try succeed([Machine.binary] + words, seconds: 30)
+        // The hard limit: the daemon raises the other.
+        let limited = descriptorsMax.map { ["sh", "-c", "ulimit -n \($0) && exec \"$0\" \"$@\""] } ?? []
+        try succeed(limited + [Machine.binary] + words, seconds: 30)
         guard try isMounted(mountpoint) else {
             throw TestFailure("mount exited with 0, and nothing is mounted on \(mountpoint)")
         }
@@ -30,9 +34,10 @@ package final class MountedSource: Sendable {
     }
 
     /// Mounts a new source, calls `body`, unmounts and removes all, whatever `body` throws. `prepare` is called with
-    /// the source before it is mounted.
+    /// the source before it is mounted. `descriptorsMax`: how many files the daemon may have open.
     package static func with<Result>(
-        options: [String] = [], overItself: Bool = false, prepare: (Path) throws -> Void = { _ in },
+        options: [String] = [], overItself: Bool = false, descriptorsMax: Int? = nil,
+        prepare: (Path) throws -> Void = { _ in },
         _ body: (MountedSource) throws -> Result
     ) throws -> Result {
         try TemporaryDirectory.with { top in
@@ -41,7 +46,7 @@ package final class MountedSource: Sendable {
             try prepare(top / "source")
             let mount = try MountedSource(
                 top: top, source: top / "source", mountpoint: overItself ? top / "source" : top / "mnt",
-                options: options)
+                options: options, descriptorsMax: descriptorsMax)
             return try mount.serve(body)
         }
     }

@@ -9,7 +9,7 @@ extension LiveView {
     func attributes(_ node: UInt64, _ handle: UInt64?) throws(Errno) -> AttributeReply {
         let descriptor =
             if let handle {
-                Handle.object(handle, as: OpenFile.self).descriptor
+                try Handle.object(handle, as: OpenFile.self).descriptor()
             } else {
                 try descriptor(of: node)
             }
@@ -20,7 +20,7 @@ extension LiveView {
         _ context: RequestContext, _ node: UInt64, _ handle: UInt64?, _ wanted: AttributeChange
     ) throws(Errno) -> AttributeReply {
         let file = handle.map { Handle.object($0, as: OpenFile.self) }
-        let target = if let file { file.target } else { try target(of: node) }
+        let target = if let file { try file.target() } else { try target(of: node) }
         let cutOff = wanted.size.map { $0..<Int64.max }
         return try change(target, data: cutOff) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)

@@ -38,7 +38,7 @@ extension LiveView {
 
     /// The answer to an open for what `flags` ask.
     private func opened(
-        _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true
+        _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
         let isPassed = backings.areUsed
@@ -49,12 +49,42 @@ extension LiveView {
         let reference = try reference(of: node)
         let backing = try backings.open(node, kept)
         let file = OpenFile(
-            kept, reference, isReadable: isReadable || isPassed, isWritable: isWritable,
+            access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
+            isReadable: isReadable || isPassed, isWritable: isWritable,
             times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
             isDirect: !isReadable && policy.gathersWrites, backing: backing)
+    }
+
+    /// How a file that was opened with `flags` is reached from now on.
+    private func access(
+        _ descriptor: Descriptor, _ node: UInt64, _ reference: InodeReference, _ flags: Int32, mayReopen: Bool
+    ) -> OpenFile.Access {
+        if let share = budget.take() { return .kept(descriptor, share) }
+        // An ordinary user's daemon may not open it a second time: its mode may have changed.
+        guard mayReopen, source.usesHandles, reference.device == source.device else {
+            return .kept(descriptor, budget.overdraw())
+        }
+        let mode = Self.writes(flags) ? O_RDWR : O_RDONLY
+        let again = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | mode
+        return .anew { [self] () throws(Errno) in try open(node, reference, again) }
+    }
+
+    /// Opens the source's file.
+    private func open(
+        _ node: UInt64, _ reference: InodeReference, _ flags: Int32
+    ) throws(Errno) -> Descriptor {
+        if source.usesHandles, reference.device == source.device {
+            do throws(Errno) {
+                return try untilUnleased { () throws(Errno) in try source.open(reference, flags) }
+            } catch .staleNFSFileHandle {
+                // It has no name any more: the node holds it.
+            }
+        }
+        let inode = try descriptor(of: node)
+        return try untilUnleased { () throws(Errno) in try Descriptor.reopen(inode, flags) }
     }
 
     func open(
@@ -63,17 +93,7 @@ extension LiveView {
         let reference = try reference(of: node)
         func openedNode() throws(Errno) -> OpenReply {
             try openFile(node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
-                if source.usesHandles, reference.device == source.device {
-                    do throws(Errno) {
-                        return try untilUnleased { () throws(Errno) in
-                            try source.open(reference, flags)
-                        }
-                    } catch .staleNFSFileHandle {
-                        // It has no name any more: the node holds it.
-                    }
-                }
-                let inode = try descriptor(of: node)
-                return try untilUnleased { () throws(Errno) in try Descriptor.reopen(inode, flags) }
+                try open(node, reference, flags)
             }
         }
         // Truncation is a request of its own, but for a file that was made beside the mount while the kernel was about
@@ -111,12 +131,12 @@ extension LiveView {
         let file = Handle.object(handle, as: OpenFile.self)
         if file.isWritable {
             do throws(Errno) {
-                try restoreTimes(file.target, file.times)
+                try restoreTimes(file)
             } catch {
                 // As where the kernel cannot send its time: the source keeps its own.
             }
             let lingers = writers.remove(node) {
-                file.isPassedThrough && Self.hasUnseenWriters(file.descriptor)
+                file.isPassedThrough && Self.hasUnseenWriters(file)
             }
             if lingers { keepLingering(node) }
         }
@@ -135,6 +155,14 @@ extension LiveView {
 
     /// Whether somebody may write to the file by a descriptor or mapping that the mount knows nothing of: the kernel
     /// grants no lease for reading then. Only where the daemon has no descriptor for writing of its own.
+    private static func hasUnseenWriters(_ file: OpenFile) -> Bool {
+        do throws(Errno) {
+            return hasUnseenWriters(try file.descriptor())
+        } catch {
+            preconditionFailure("files that are passed through are kept open: \(error)")
+        }
+    }
+
     private static func hasUnseenWriters(_ file: Descriptor) -> Bool {
         guard fcntl(file.raw, F_SETLEASE, F_RDLCK) == 0 else { return true }
         _ = fcntl(file.raw, F_SETLEASE, F_UNLCK)
@@ -194,6 +222,10 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: target)
             try changeTimes(target.descriptor, accessed: .omitted, modified: modified)
         }
+    }
+
+    func restoreTimes(_ file: OpenFile) throws(Errno) {
+        if file.times != nil { try restoreTimes(try file.target(), file.times) }
     }
 
     /// `restoreTimes` of a node that is open for writing.
@@ -259,13 +291,13 @@ extension LiveView {
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".", at: nodes.moment)
             nodes.pin(try reference(of: node), made)
-            let opened = try opened(made, node, flags & ~O_TRUNC)
+            let opened = try opened(made, node, flags & ~O_TRUNC, hasName: false)
             return (reply(node, status), opened)
         }
     }
 
-    func read(_ handle: UInt64, offset: Int64) -> ReadReply {
-        .file(Handle.object(handle, as: OpenFile.self).descriptor, offset: offset)
+    func read(_ handle: UInt64, offset: Int64) throws(Errno) -> ReadReply {
+        .file(try Handle.object(handle, as: OpenFile.self).descriptor(), offset: offset)
     }
 
     func write(
@@ -273,9 +305,10 @@ extension LiveView {
     ) throws(Errno) -> Int {
         let file = Handle.object(handle, as: OpenFile.self)
         let range = offset..<offset + Int64(data.count)
-        return try change(file.target, data: range) { (_) throws(Errno) in
+        let target = try file.target()
+        return try change(target, data: range) { (_) throws(Errno) in
             try assumeWriter(context)
-            let count = try writeMost(try file.writer(), data, at: offset)
+            let count = try writeMost(try file.writer(target.descriptor), data, at: offset)
             didChangeData(file)
             return count
         }
@@ -317,12 +350,13 @@ extension LiveView {
         let (end, isTooFar) = offset.addingReportingOverflow(length)
         // What the source will refuse changes nothing.
         let range = !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
-        try change(file.target, data: changesData ? range : nil) { (snapshot) throws(Errno) in
-            snapshot?.willChangeAttributes(of: file.target)
-            if let range, !changesData { snapshot?.willAllocate(of: file.target, range) }
+        let target = try file.target()
+        try change(target, data: changesData ? range : nil) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
+            if let range, !changesData { snapshot?.willAllocate(of: target, range) }
             try assumeWriter(context)
             try LinuxSystem.allocate(
-                try file.writer(), mode: mode, offset: offset, length: length)
+                try file.writer(target.descriptor), mode: mode, offset: offset, length: length)
             didChangeData(file)
         }
     }
@@ -335,14 +369,16 @@ extension LiveView {
         let output = Handle.object(newHandle, as: OpenFile.self)
         let length = min(length, Self.copyBytesMax)
         let range = newOffset..<newOffset + Int64(length)
-        return try change(output.target, data: range) { (snapshot) throws(Errno) in
-            snapshot?.willChangeAttributes(of: output.target)
+        let reader = try input.descriptor()
+        let target = try output.target()
+        return try change(target, data: range) { (snapshot) throws(Errno) in
+            snapshot?.willChangeAttributes(of: target)
             try assumeWriter(context)
             var from = Int(offset)
             var to = Int(newOffset)
-            let writer = try output.writer()
+            let writer = try output.writer(target.descriptor)
             let count = try checked {
-                copy_file_range(input.descriptor.raw, &from, writer.raw, &to, length, 0)
+                copy_file_range(reader.raw, &from, writer.raw, &to, length, 0)
             }
             didChangeData(output)
             return count
@@ -351,7 +387,7 @@ extension LiveView {
 
     func seek(_ handle: UInt64, offset: Int64, whence: Int32) throws(Errno) -> Int64 {
         let file = Handle.object(handle, as: OpenFile.self)
-        let found = try LinuxSystem.seek(file.descriptor, whence, from: offset)
+        let found = try LinuxSystem.seek(try file.descriptor(), whence, from: offset)
         guard let found else { throw .noSuchAddressOrDevice }
         return found
     }

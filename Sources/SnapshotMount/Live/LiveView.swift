@@ -20,6 +20,7 @@ final class LiveView: Sendable {
     let writers = Writers()
     let freezeDirectory = FreezeDirectory()
     let backings = Backings()
+    let budget = DescriptorBudget()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
