@@ -160,7 +160,7 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
-            gathersWrites: configuration.policy == .writeBack)
+            gathersWrites: configuration.policy == .writeBack, readsQuietly: options.readsQuietly)
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {

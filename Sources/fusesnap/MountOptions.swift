@@ -29,6 +29,7 @@ struct MountOptions: Equatable, Sendable {
 
     /// Whether others than the mounting user are served.
     var allowsOthers: Bool { kernelOptions.contains("allow_other") }
+    var readsQuietly: Bool { kernelOptions.last { $0 == "noatime" || $0 == "atime" } == "noatime" }
     var isReadOnly: Bool { kernelOptions.last { $0 == "ro" || $0 == "rw" } == "ro" }
 
     /// An option that cannot be had, and why.

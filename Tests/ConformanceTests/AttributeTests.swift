@@ -136,4 +136,26 @@ import Testing
             #expect(try (place / "file").lstat().accessed == Timestamp(100))
         }
     }
+
+    @Test(
+        "a mount with -o noatime leaves the source's access times as they are",
+        .enabled(if: Machine.canMount, "needs /dev/fuse"),
+        arguments: [["-o", "noatime"], ["-o", "noatime,no_file_handles"]])
+    func mountWithoutAccessTimes(options: [String]) throws {
+        try MountedSource.with(
+            options: options,
+            prepare: { source in
+                try (source / "d").mkdir()
+                try (source / "d/file").create(bytes(100))
+                for name: Path in ["d", "d/file"] {
+                    try (source / name).setTimes(accessed: Timestamp(100), modified: Timestamp(200))
+                }
+            }
+        ) { (mount) throws in
+            #expect(try (mount.mountpoint / "d/file").contents() == bytes(100))
+            #expect(try (mount.mountpoint / "d").entries() == ["file"])
+            #expect(try (mount.source / "d/file").lstat().accessed == Timestamp(100))
+            #expect(try (mount.source / "d").lstat().accessed == Timestamp(100))
+        }
+    }
 }

@@ -17,6 +17,9 @@ extension LiveView {
         flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_DIRECT | O_NOFOLLOW | O_APPEND) | O_NONBLOCK
     }
 
+    /// Adds what `-o noatime` asks for.
+    private func quiet(_ flags: Int32) -> Int32 { policy.readsQuietly ? flags | O_NOATIME : flags }
+
     private static func writes(_ flags: Int32) -> Bool { flags & O_ACCMODE != O_RDONLY }
 
     /// Opens a file for what `flags` ask, and for reading too where that may be, since originals are read before
@@ -78,13 +81,15 @@ extension LiveView {
     ) throws(Errno) -> Descriptor {
         if source.usesHandles, reference.device == source.device {
             do throws(Errno) {
-                return try untilUnleased { () throws(Errno) in try source.open(reference, flags) }
+                return try untilUnleased { () throws(Errno) in try source.open(reference, quiet(flags)) }
             } catch .staleNFSFileHandle {
                 // It has no name any more: the node holds it.
             }
         }
         let inode = try descriptor(of: node)
-        return try untilUnleased { () throws(Errno) in try Descriptor.reopen(inode, flags) }
+        return try untilUnleased { () throws(Errno) in
+            try policy.readsQuietly ? Descriptor.reopenQuietly(inode, flags) : Descriptor.reopen(inode, flags)
+        }
     }
 
     func open(
@@ -256,7 +261,7 @@ extension LiveView {
                 if let snapshot { try willMake(name, in: directory, snapshot) }
                 try assume(context)
                 let made = try Descriptor.open(
-                    at: directory.descriptor, name, sourceFlags | O_CREAT | O_EXCL, mode: mode)
+                    at: directory.descriptor, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name, at: nodes.moment)

@@ -10,7 +10,10 @@ internal import SystemPackage
 extension LiveView {
     func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
         let inode = try descriptor(of: node)
-        let descriptor = try Descriptor.open(at: inode, ".", O_RDONLY | O_DIRECTORY)
+        let flags = O_RDONLY | O_DIRECTORY
+        let descriptor =
+            try policy.readsQuietly
+            ? Descriptor.reopenQuietly(inode, flags) : Descriptor.open(at: inode, ".", flags)
         return OpenReply(handle: Handle.make(OpenDirectory(descriptor)), keepsCache: false)
     }
 

@@ -183,14 +183,17 @@ package struct CachePolicy: Sendable {
     package var negativeSeconds: Double
     /// Whether the kernel gathers writes, and so owns the size and time of modification of files.
     package var gathersWrites: Bool
+    /// Whether reading leaves the access time as it is, where the source's file system allows that.
+    package var readsQuietly: Bool
 
     package init(
         entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double,
-        gathersWrites: Bool = false
+        gathersWrites: Bool = false, readsQuietly: Bool = false
     ) {
         self.entrySeconds = entrySeconds
         self.attributeSeconds = attributeSeconds
         self.negativeSeconds = negativeSeconds
         self.gathersWrites = gathersWrites
+        self.readsQuietly = readsQuietly
     }
 }
