@@ -228,8 +228,7 @@ extension LiveView {
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name)
-                let opened = try opened(made, node, flags & ~O_TRUNC)
-                return (reply(node, status), opened)
+                return (reply(node, status), try openedAnew(made, node, flags))
             }
         } catch .fileExists where flags & O_EXCL == 0 {
             // Made beside the mount since the kernel looked.
@@ -240,6 +239,19 @@ extension LiveView {
                 nodes.forget(entry.node, 1)
                 throw error
             }
+        }
+    }
+
+    /// The answer to the open of a file that was just made: where there is none, the kernel does not learn of the node
+    /// either, and the look-up that was counted for it goes.
+    private func openedAnew(
+        _ made: Descriptor, _ node: UInt64, _ flags: Int32
+    ) throws(Errno) -> OpenReply {
+        do throws(Errno) {
+            return try opened(made, node, flags & ~O_TRUNC)
+        } catch {
+            nodes.forget(node, 1)
+            throw error
         }
     }
 
@@ -258,8 +270,8 @@ extension LiveView {
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".")
+            let opened = try openedAnew(made, node, flags)
             nodes.pin(try reference(of: node), made)
-            let opened = try opened(made, node, flags & ~O_TRUNC)
             return (reply(node, status), opened)
         }
     }
