@@ -12,6 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+int ts_statx(int directory, const char *path, int flags, unsigned int mask, struct statx *status)
+{
+	return statx(directory, path, flags, mask, status);
+}
+
 int ts_ioctl(int descriptor, unsigned long request, void *argument)
 {
 	return ioctl(descriptor, request, argument);

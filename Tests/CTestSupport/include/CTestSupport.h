@@ -61,6 +61,8 @@ int ts_await_end(pid_t child, int milliseconds);
 /* The calling process is killed when its parent ends. */
 void ts_die_with_parent(void);
 
+/* statx(2), whose name Swift takes for the structure's. */
+int ts_statx(int directory, const char *path, int flags, unsigned int mask, struct statx *status);
 /* ioctl(2). */
 int ts_ioctl(int descriptor, unsigned long request, void *argument);
 /* A file handle, as name_to_handle_at(2) gives it. */
