@@ -42,7 +42,8 @@ import Testing
             for number in stride(from: 0, to: 20, by: 2) { _ = try (place / Path("\(number)")).lstat() }
             for number in 0..<20 {
                 do throws(Errno) {
-                    #expect(try opened(place, handles[number]).read(200, at: 0) == bytes(100, seed: UInt64(number)))
+                    #expect(
+                        try opened(place, handles[number]).read(200, at: 0) == bytes(100, seed: UInt64(number)))
                 } catch {
                     #expect(place.mount != nil && error == .staleNFSFileHandle, "\(error)")
                 }
@@ -50,7 +51,9 @@ import Testing
         }
     }
 
-    @Test("a handle of a file that is gone is ESTALE, also where its number is used again", arguments: Setting.available)
+    @Test(
+        "a handle of a file that is gone is ESTALE, also where its number is used again",
+        arguments: Setting.available)
     func removed(_ setting: Setting) throws {
         try setting.run { place in
             try (place / "d").mkdir()

@@ -5,7 +5,9 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct TimeTests {
-    @Test("times before 1970 and up to 2446, of each kind of file, as the source keeps them", arguments: Setting.available)
+    @Test(
+        "times before 1970 and up to 2446, of each kind of file, as the source keeps them",
+        arguments: Setting.available)
     func range(_ setting: Setting) throws {
         let seconds: [Int64] = [
             -5_000_000_000, -2_147_483_649, -2_147_483_648, -1, 0, 2_147_483_647, 2_147_483_648, 4_294_967_296,
@@ -25,7 +27,9 @@ import Testing
                         transcript.state("\(kind) \(time)", "\(status.accessed) \(status.modified)")
                     }
                 }
-                transcript.note("\(kind) nonsense") { try path.setTimes(accessed: Timestamp(0, -1), modified: nil) }
+                transcript.note("\(kind) nonsense") {
+                    try path.setTimes(accessed: Timestamp(0, -1), modified: nil)
+                }
             }
         }
     }
@@ -51,19 +55,26 @@ import Testing
             let calls: [(String, () throws -> Void)] = [
                 ("read", { _ = try file.contents() }), ("write", { try file.write([1], at: 0) }),
                 ("write of nothing", { try file.write([], at: 0) }), ("append", { try file.append([1]) }),
-                ("truncate", { try file.truncate(10) }), ("truncate to the same size", { try file.truncate(10_000) }),
+                ("truncate", { try file.truncate(10) }),
+                ("truncate to the same size", { try file.truncate(10_000) }),
                 ("ftruncate to the same size", { try file.open(O_RDWR).truncate(10_000) }),
-                ("open", { _ = try file.open(O_RDWR) }), ("open with O_TRUNC", { _ = try file.open(O_RDWR | O_TRUNC) }),
+                ("open", { _ = try file.open(O_RDWR) }),
+                ("open with O_TRUNC", { _ = try file.open(O_RDWR | O_TRUNC) }),
                 ("chmod to the same mode", { try file.chmod(0o644) }), ("chown to the same", { try file.chown() }),
                 ("fallocate", { try file.open(O_RDWR).allocate(at: 0, count: 20_000) }),
                 ("fallocate within", { try file.open(O_RDWR).allocate(0x1, at: 0, count: 100) }),
                 ("punch a hole", { try file.open(O_RDWR).allocate(0x3, at: 0, count: 4_096) }),
-                ("copy_file_range", {
-                    try file.open(O_RDWR).copyRange(from: file.open(O_RDONLY), at: 0, to: 20_000, count: 10)
-                }),
-                ("setxattr", { try file.setAttribute("user.a", [1]) }), ("fsync", { try file.open(O_RDWR).sync() }),
+                (
+                    "copy_file_range",
+                    {
+                        try file.open(O_RDWR).copyRange(from: file.open(O_RDONLY), at: 0, to: 20_000, count: 10)
+                    }
+                ),
+                ("setxattr", { try file.setAttribute("user.a", [1]) }),
+                ("fsync", { try file.open(O_RDWR).sync() }),
                 ("utimensat of nothing", { try file.setTimes(accessed: nil, modified: nil) }),
-                ("link", { try file.link(to: place / "d/other") }), ("rename to itself", { try file.rename(to: file) }),
+                ("link", { try file.link(to: place / "d/other") }),
+                ("rename to itself", { try file.rename(to: file) }),
                 ("failing create", { try? file.create() }), ("failing rmdir", { try? file.rmdir() }),
                 ("failing rename", { try? file.rename(to: place / "none/x") }),
                 ("lock", { try file.open(O_RDWR).lock(LOCK_EX) }),
@@ -80,9 +91,11 @@ import Testing
                 try waitForClockTick()
                 try call()
                 let after = try [file.lstat(), (place / "d").lstat()]
-                transcript.state(name, zip(before, after).map { before, after in
-                    "\(before.modified == after.modified ? "" : "mtime ")\(before.changed == after.changed ? "" : "ctime")"
-                })
+                transcript.state(
+                    name,
+                    zip(before, after).map { before, after in
+                        "\(before.modified == after.modified ? "" : "mtime ")\(before.changed == after.changed ? "" : "ctime")"
+                    })
             }
         }
     }
