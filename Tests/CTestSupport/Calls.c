@@ -65,6 +65,11 @@ int ts_connect(const char *path)
 	return socket_at(path, connect);
 }
 
+int ts_accept(int listener)
+{
+	return accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+}
+
 int ts_execute(int descriptor)
 {
 	int failure[2], error = 0, status = 0;

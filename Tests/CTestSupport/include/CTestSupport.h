@@ -73,9 +73,10 @@ struct ts_handle {
 };
 int ts_name_to_handle_at(int directory, const char *path, struct ts_handle *handle, int flags);
 int ts_open_by_handle_at(int mount, const struct ts_handle *handle, int flags);
-/* A Unix socket that listens at a path, or is connected to the one that does: the descriptor, or -1 and errno. */
+/* A Unix socket that listens at a path, is connected to the one that does, or was accepted: the descriptor, or -1 and errno. */
 int ts_listen(const char *path);
 int ts_connect(const char *path);
+int ts_accept(int listener);
 /* A child that fexecve(2)s the descriptor, with no arguments: its exit code, or -1 and errno where it could not. */
 int ts_execute(int descriptor);
 /* Asks for dnotify's signals of a directory, for the calling thread (F_NOTIFY with `events`). -1 and errno. */
