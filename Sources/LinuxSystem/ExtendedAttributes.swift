@@ -45,29 +45,48 @@ package func extendedAttributeNames(
     }
 }
 
+/// All extended attributes of an inode, by name.
+package struct ExtendedAttributes: Sendable {
+    package fileprivate(set) var values: [FileName: [UInt8]] = [:]
+    /// Those whose values this process may not read: `user.` ones of a file that it may not read, without privilege.
+    package fileprivate(set) var unreadable: Set<FileName> = []
+
+    package init() {}
+
+    package var names: [FileName] { Array(values.keys) + unreadable }
+
+    /// Throws what getxattr(2) throws: ENODATA where there is none of that name, EACCES where it may not be read.
+    package func value(_ name: FileName) throws(Errno) -> [UInt8] {
+        if let value = values[name] { return value }
+        throw unreadable.contains(name) ? .permissionDenied : .noData
+    }
+}
+
 /// Every extended attribute with its value; none where the file system has no such thing.
 package func allExtendedAttributes(
     _ descriptor: Descriptor
-) throws(Errno) -> [FileName: [UInt8]] {
+) throws(Errno) -> ExtendedAttributes {
+    var attributes = ExtendedAttributes()
     let names: [UInt8]
     do throws(Errno) {
         names = try growing { (buffer) throws(Errno) -> Int in
             try extendedAttributeNames(descriptor, into: buffer)
         }
     } catch .notSupported {
-        return [:]
+        return attributes
     }
-    var attributes: [FileName: [UInt8]] = [:]
     for bytes in names.split(separator: 0) {
         let name = FileName(bytes: bytes)
         do throws(Errno) {
-            attributes[name] = try growing { (buffer) throws(Errno) -> Int in
+            attributes.values[name] = try growing { (buffer) throws(Errno) -> Int in
                 try name.withCString { (string) throws(Errno) -> Int in
                     try extendedAttribute(descriptor, string, into: buffer)
                 }
             }
         } catch .noData {
             // Listed, and gone or not ours to read: then it is not part of what we can keep.
+        } catch .permissionDenied {
+            attributes.unreadable.insert(name)
         }
     }
     return attributes

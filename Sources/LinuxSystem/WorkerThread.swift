@@ -58,11 +58,10 @@ package struct Credentials: Sendable {
         if worker.pointee.assumed == 0 {
             // The umask is shared by all threads until a thread leaves the others.
             try checked { cl_unshare_fs() }
-            worker.pointee.mask = umask(mask)
+            _ = umask(mask)
             worker.pointee.mask = mask
-            worker.pointee.user = geteuid()
-            worker.pointee.group = getegid()
-            worker.pointee.effective = capabilities
+            // Nor is it known whose rights it has: those of the thread that started it, which worked for somebody.
+            if switchesUsers { return try take(worker, user, group, keepsSetID: keepsSetID) }
             worker.pointee.assumed = 1
         }
         if worker.pointee.mask != mask {
@@ -70,16 +69,28 @@ package struct Credentials: Sendable {
             worker.pointee.mask = mask
         }
         guard switchesUsers else { return }
-        let effective =
-            keepsSetID ? capabilities : capabilities & ~Self.setIDCapability
         if worker.pointee.user != user || worker.pointee.group != group
-            || worker.pointee.effective != effective
+            || worker.pointee.effective != effective(keepsSetID)
         {
-            try checked { cl_assume_user(user, group, effective) }
-            worker.pointee.user = user
-            worker.pointee.group = group
-            worker.pointee.effective = effective
+            try take(worker, user, group, keepsSetID: keepsSetID)
         }
+    }
+
+    private func effective(_ keepsSetID: Bool) -> UInt64 {
+        keepsSetID ? capabilities : capabilities & ~Self.setIDCapability
+    }
+
+    private func take(
+        _ worker: UnsafeMutablePointer<cl_worker>, _ user: UInt32, _ group: UInt32, keepsSetID: Bool
+    ) throws(Errno) {
+        let effective = effective(keepsSetID)
+        // Failing, it may have done a part.
+        worker.pointee.assumed = 0
+        try checked { cl_assume_user(user, group, effective) }
+        worker.pointee.assumed = 1
+        worker.pointee.user = user
+        worker.pointee.group = group
+        worker.pointee.effective = effective
     }
 
     /// The calling thread works as the daemon itself: for files of the store.

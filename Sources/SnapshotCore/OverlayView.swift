@@ -117,7 +117,7 @@ package struct OverlayView: Sendable {
 
     package func extendedAttributes(
         of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
-    ) throws(Errno) -> [FileName: [UInt8]] {
+    ) throws(Errno) -> ExtendedAttributes {
         try version(of: reference.key) {
             $0.attributes?.extended
         } primary: { () throws(Errno) in

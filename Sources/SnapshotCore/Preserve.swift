@@ -146,7 +146,10 @@ package final class Preserve: Sendable {
         let size = attributes.status.size
         let lower = range.lowerBound
         let upper = min(range.upperBound, size)
-        guard lower < upper else { return true }
+        guard lower < upper else {
+            preserveEnd(of: target, record, beforeChangeAt: lower, size: size)
+            return true
+        }
         let blocks = blockNumbers(lower..<upper)
         let isPreserved = record.contents.withLock { contents in
             contents.isUnreadable
@@ -169,7 +172,9 @@ package final class Preserve: Sendable {
         guard let attributes = preserveAttributes(of: target, record) else { return }
         let size = attributes.status.size
         let upper = min(range.upperBound, size)
-        guard range.lowerBound < upper else { return }
+        guard range.lowerBound < upper else {
+            return preserveEnd(of: target, record, beforeChangeAt: range.lowerBound, size: size)
+        }
         let isUnreadable = record.contents.withLock { $0.isUnreadable }
         if isUnreadable { return }
         storing("the holes of inode \(target.key.inode) could not be preserved") {
@@ -177,6 +182,26 @@ package final class Preserve: Sendable {
             try record.firstChange.withLock { (_) throws(Errno) -> Void in
                 guard let reader = try reader(of: target, record) else { return }
                 try preserveHoles(of: record, reader, range.lowerBound..<upper, size: size)
+            }
+        }
+    }
+
+    /// Before a change behind the size at the cut, in the block that the file ended in: where that was a hole it is
+    /// recorded as one, since the whole block will be data. Looked at once: data stay data, or are preserved.
+    private func preserveEnd(
+        of target: ChangeTarget, _ record: InodeRecord, beforeChangeAt offset: Int64, size: Int64
+    ) {
+        let last = size / RecordLimits.blockBytes * RecordLimits.blockBytes
+        guard last < size, offset < last + RecordLimits.blockBytes else { return }
+        let isPreserved = record.contents.withLock { $0.knowsEnd || $0.isUnreadable }
+        if isPreserved { return }
+        storing("the holes of inode \(target.key.inode) could not be preserved") {
+            () throws(Errno) in
+            try record.firstChange.withLock { (_) throws(Errno) -> Void in
+                if record.contents.withLock({ $0.knowsEnd }) { return }
+                guard let reader = try reader(of: target, record) else { return }
+                try preserveHoles(of: record, reader, last..<size, size: size)
+                record.contents.withLock { $0.knowsEnd = true }
             }
         }
     }

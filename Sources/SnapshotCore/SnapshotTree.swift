@@ -82,8 +82,8 @@ package struct SnapshotTree: Sendable {
 
     package func extendedAttributes(
         of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
-    ) throws(Errno) -> [FileName: [UInt8]] {
-        if !isCovered(reference) { return [:] }
+    ) throws(Errno) -> ExtendedAttributes {
+        if !isCovered(reference) { return ExtendedAttributes() }
         return try checked { () throws(Errno) in
             try overlay.extendedAttributes(of: reference, descriptor)
         }

@@ -330,10 +330,7 @@ package final class MountedFileSystem: FileSystemOperations {
         guard isSnapshot(node) else {
             return try live.extendedAttribute(node, name, into: buffer)
         }
-        guard let value = try snapshots.extendedAttributes(node)[FileName(name)] else {
-            throw .noData
-        }
-        return try Self.fill(buffer, with: value)
+        return try Self.fill(buffer, with: try snapshots.extendedAttributes(node).value(FileName(name)))
     }
 
     package func extendedAttributeNames(
@@ -342,7 +339,7 @@ package final class MountedFileSystem: FileSystemOperations {
         guard isSnapshot(node) else {
             return try live.extendedAttributeNames(node, into: buffer)
         }
-        let names = try snapshots.extendedAttributes(node).keys.flatMap { name in
+        let names = try snapshots.extendedAttributes(node).names.flatMap { name in
             name.withCString { UnsafeRawBufferPointer(start: $0, count: name.length + 1).map { $0 } }
         }
         return try Self.fill(buffer, with: names)

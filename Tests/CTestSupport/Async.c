@@ -59,12 +59,12 @@ static int ring_open(struct ring *ring, unsigned int depth)
 }
 
 /* One entry is submitted at a time, so there is always room. */
-static int ring_write(struct ring *ring, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag)
+static int ring_submit(struct ring *ring, int opcode, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag)
 {
 	uint32_t tail = *ring->submit_tail, at = tail & *ring->submit_mask;
 	struct io_uring_sqe *entry = (struct io_uring_sqe *) ring->entries + at;
 	memset(entry, 0, sizeof *entry);
-	entry->opcode = IORING_OP_WRITE;
+	entry->opcode = (uint8_t) opcode;
 	entry->fd = descriptor;
 	entry->addr = (uint64_t) (uintptr_t) bytes;
 	entry->len = (uint32_t) size;
@@ -110,13 +110,15 @@ struct ts_async *ts_async_open(int kind, unsigned int depth)
 	return NULL;
 }
 
-int ts_async_write(struct ts_async *async, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag)
+static int submit(struct ts_async *async, int writes, int descriptor, const void *bytes, size_t size, int64_t offset,
+		  uint64_t tag)
 {
 	if (async->kind == TS_ASYNC_URING)
-		return ring_write(&async->ring, descriptor, bytes, size, offset, tag);
+		return ring_submit(&async->ring, writes ? IORING_OP_WRITE : IORING_OP_READ, descriptor, bytes, size,
+				   offset, tag);
 	struct iocb block = {
 		.aio_data = tag,
-		.aio_lio_opcode = IOCB_CMD_PWRITE,
+		.aio_lio_opcode = writes ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
 		.aio_fildes = (uint32_t) descriptor,
 		.aio_buf = (uint64_t) (uintptr_t) bytes,
 		.aio_nbytes = size,
@@ -128,6 +130,16 @@ int ts_async_write(struct ts_async *async, int descriptor, const void *bytes, si
 		done = syscall(SYS_io_submit, async->context, 1, blocks);
 	while (done < 0 && (errno == EINTR || errno == EAGAIN));
 	return done == 1 ? 0 : -1;
+}
+
+int ts_async_write(struct ts_async *async, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag)
+{
+	return submit(async, 1, descriptor, bytes, size, offset, tag);
+}
+
+int ts_async_read(struct ts_async *async, int descriptor, void *bytes, size_t size, int64_t offset, uint64_t tag)
+{
+	return submit(async, 0, descriptor, bytes, size, offset, tag);
 }
 
 int ts_async_wait(struct ts_async *async, uint64_t *tag, int64_t *result)

@@ -86,22 +86,11 @@ int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length)
 	return fcntl(descriptor, F_OFD_SETLK, &lock);
 }
 
-int ts_make_handle(const char *path, void *handle, size_t room)
-{
-	struct file_handle *made = handle;
-	int mount;
-	made->handle_bytes = (unsigned int) (room - sizeof *made);
-	return name_to_handle_at(AT_FDCWD, path, made, &mount, 0);
-}
-
-int ts_open_handle(int mount, void *handle, int flags)
-{
-	return open_by_handle_at(mount, handle, flags);
-}
-
 struct thread_call {
 	pthread_t thread;
 	uint32_t user, group, mask;
+	const uint32_t *groups;
+	size_t group_count;
 	void (*body)(void *);
 	void *context;
 	int result;
@@ -115,7 +104,7 @@ static void *call_as_user(void *pointer)
 	if (unshare(CLONE_FS) != 0)
 		return NULL;
 	umask((mode_t) call->mask);
-	if (call->user != 0 && (syscall(SYS_setgroups, 0, NULL) != 0 ||
+	if (call->user != 0 && (syscall(SYS_setgroups, call->group_count, call->groups) != 0 ||
 				syscall(SYS_setresgid, call->group, call->group, call->group) != 0 ||
 				syscall(SYS_setresuid, call->user, call->user, call->user) != 0))
 		return NULL;
@@ -124,9 +113,11 @@ static void *call_as_user(void *pointer)
 	return NULL;
 }
 
-int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context)
+int ts_as_user(uint32_t user, uint32_t group, const uint32_t *groups, size_t group_count, uint32_t mask,
+	       void (*body)(void *), void *context)
 {
-	struct thread_call call = {.user = user, .group = group, .mask = mask, .body = body, .context = context};
+	struct thread_call call = {.user = user, .group = group, .groups = groups, .group_count = group_count,
+				   .mask = mask, .body = body, .context = context};
 	if (pthread_create(&call.thread, NULL, call_as_user, &call) != 0)
 		return -1;
 	pthread_join(call.thread, NULL);

@@ -75,6 +75,38 @@ struct OrdinaryUserTests {
         }
     }
 
+    @Test("files that their owner may not read, with attributes: the snapshot stays exact when they change and go")
+    func unreadableFiles() throws {
+        try with { top, mine, _ in
+            let (source, point) = ((top / "source").string, (top / "mnt").string)
+            let (live, snapshot) = (top / "mnt", top / "mnt/.snapshot")
+            try mine.succeed("mount", source, point)
+            let names: [Path] = ["removed", "changed", "left"]
+            try asUser(Self.user) {
+                for name in names {
+                    try (live / name).create(bytes(5_000))
+                    try (live / name).setAttribute("user.a", bytes(10))
+                    try (live / name).chmod(0o000)
+                }
+            }
+            try mine.succeed("ctl", "start", point)
+            try asUser(Self.user) {
+                try (live / "removed").unlink()
+                try (live / "changed").chmod(0o600)
+                try (live / "changed").setAttribute("user.a", bytes(20))
+                for name in names {
+                    let status = try (snapshot / name).lstat()
+                    #expect(status.permissions == 0 && status.size == 5_000)
+                    #expect(try (snapshot / name).attributeNames() == ["user.a"])
+                    #expect(throws: Errno.permissionDenied) { try (snapshot / name).attribute("user.a") }
+                    #expect(throws: Errno.permissionDenied) { try (snapshot / name).open(O_RDONLY) }
+                }
+            }
+            try mine.succeed("ctl", "stop", point)
+            try mine.succeed("unmount", point)
+        }
+    }
+
     @Test("another user may not control a mount, and root may")
     func control() throws {
         try with { top, _, theirs in

@@ -282,19 +282,3 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
         }
     }
 }
-
-/// Memory that O_DIRECT takes.
-private final class AlignedBuffer {
-    let start: UnsafeMutableRawPointer
-    private let count: Int
-
-    init(_ count: Int) {
-        start = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 4096)
-        self.count = count
-    }
-
-    deinit { start.deallocate() }
-
-    func set(_ data: [UInt8]) { start.copyMemory(from: data, byteCount: data.count) }
-    var contents: [UInt8] { Array(UnsafeRawBufferPointer(start: start, count: count)) }
-}

@@ -31,6 +31,33 @@ import Testing
         }
     }
 
+    @Test("of many who make files at the same time, each owns what they made", arguments: Setting.available)
+    func concurrentMakers(_ setting: Setting) throws {
+        try setting.run { place in
+            try place.root.chmod(0o777)
+            try place.cut()
+            // A thread of the daemon begins with the rights of the one that started it: that of a user, for root's.
+            for users: [UInt32] in [[1000], [0, 0, 0, 0, 0, 0], [1001, 0, 1002, 0, 1003, 0]] {
+                let makers = try users.enumerated().map { number, user in
+                    try Worker {
+                        try asUser(user, group: user + 100) {
+                            for file in 0..<50 {
+                                try (place / Path("\(users)-\(user)-\(number)-\(file)")).create(bytes(10))
+                            }
+                        }
+                    }
+                }
+                for maker in makers { try maker.join() }
+            }
+            for name in try place.root.entries() {
+                let status = try (place / name).lstat()
+                let user = UInt32(name.string.split(separator: "-")[1])
+                let group = user == 0 ? 0 : user.map { $0 + 100 }
+                #expect(status.user == user && status.group == group, "\(name): \(status.user):\(status.group)")
+            }
+        }
+    }
+
     @Test("modes bind users other than root", arguments: Setting.available)
     func modes(_ setting: Setting) throws {
         try setting.run { place in

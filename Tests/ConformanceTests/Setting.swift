@@ -32,6 +32,7 @@ struct Place {
     let root: Path
     let mount: MountedSource?
     fileprivate let isActive: Bool
+    private let steps = Counter()
 
     fileprivate init(root: Path, mount: MountedSource?, isActive: Bool) {
         self.root = root
@@ -40,6 +41,12 @@ struct Place {
     }
 
     static func / (place: Place, name: Path) -> Path { place.root / name }
+
+    /// `cut`, for tests of many small steps: where a step makes what it changes, every tenth is enough.
+    func cutOnce() throws {
+        if isActive && steps.current % 10 == 0 { try cut() }
+        steps.increment()
+    }
 
     /// Where a snapshot is active: takes it anew, so that it holds what the test has made so far and every later
     /// change must be intercepted.

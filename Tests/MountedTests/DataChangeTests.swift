@@ -137,6 +137,14 @@ import Testing
             ofFile("fallocate beyond the end with the size kept", allocates: true) {
                 try $0.open(O_RDWR).allocate(keepSize, at: 0, count: 100_000)
             },
+            ofSparse("append behind a hole that ends in the middle of a block") {
+                try $0.write(bytes(100), at: 200_000)
+            },
+            ofSparse("write a little behind the end, which is a hole") { try $0.write(bytes(9_000), at: 200_500) },
+            ofSparse("fallocate behind a hole that ends in the middle of a block", allocates: true) { file in
+                try file.allocate(at: 200_000, count: 5_000)
+                _ = try file.read(10_000, at: 195_000)
+            },
             ofSparse("fallocate of holes", allocates: true) { try $0.allocate(at: 0, count: 200_000) },
             ofSparse("write into a hole") { try $0.writeAll(bytes(5_000, seed: 77), at: 30_000) },
             ofSparse("write over the edges of a hole") { try $0.writeAll(bytes(60_000, seed: 77), at: 10_000) },

@@ -11,15 +11,6 @@ extension Path {
         return File(raw: raw)
     }
 
-    /// name_to_handle_at(2).
-    package func handle() throws(Errno) -> FileHandle {
-        var handle = FileHandle()
-        _ = try withCString { (path) throws(Errno) in
-            try check(ts_make_handle(path, &handle.bytes, handle.bytes.count))
-        }
-        return handle
-    }
-
     package func mkdir(mode: mode_t = 0o755) throws(Errno) {
         _ = try withCString { (path) throws(Errno) in try check(Glibc.mkdir(path, mode)) }
     }
@@ -131,17 +122,6 @@ extension Path {
     /// The names in a directory but `.` and `..`, as it lists them.
     package func entries() throws(Errno) -> [Path] {
         try open(O_RDONLY | O_DIRECTORY).entries()
-    }
-}
-
-/// What open_by_handle_at(2) takes.
-package struct FileHandle: Sendable {
-    fileprivate var bytes = [UInt8](repeating: 0, count: 136)
-
-    /// `mount` is any file of the same mount.
-    package func open(_ mount: File, _ flags: Int32) throws(Errno) -> File {
-        var copy = bytes
-        return File(raw: try check(ts_open_handle(mount.raw, &copy, flags | O_CLOEXEC)))
     }
 }
 

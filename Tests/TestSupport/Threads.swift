@@ -81,9 +81,11 @@ package final class Counter: Sendable {
     package func increment() { value.add(1, ordering: .sequentiallyConsistent) }
 }
 
-/// Runs `body` in a thread with a umask of its own and, where `user` is not 0, as that user.
+/// Runs `body` in a thread with a umask of its own and, where `user` is not 0, as that user, with `groups` as the
+/// supplementary ones.
 package func asUser(
-    _ user: UInt32, group: UInt32? = nil, mask: UInt32 = 0o022, _ body: () throws -> Void
+    _ user: UInt32, group: UInt32? = nil, groups: [UInt32] = [], mask: UInt32 = 0o022,
+    _ body: () throws -> Void
 ) throws {
     var failure: (any Error)?
     let became = withoutActuallyEscaping(body) { body in
@@ -96,7 +98,7 @@ package func asUser(
         }
         return withUnsafeMutablePointer(to: &call) { pointer in
             ts_as_user(
-                user, group ?? user, mask,
+                user, group ?? user, groups, groups.count, mask,
                 { pointer in pointer?.assumingMemoryBound(to: (() -> Void).self).pointee() }, pointer)
         }
     }

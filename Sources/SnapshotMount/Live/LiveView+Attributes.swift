@@ -27,10 +27,9 @@ extension LiveView {
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified
-            if wanted.isEmpty { try killPrivileges(context, descriptor) }
+            if wanted.isEmpty { try changeNothing(context, node, descriptor) }
             if wanted.user != nil || wanted.group != nil {
-                try changeOwner(
-                    descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
+                try changeOwner(context, descriptor, user: wanted.user ?? .max, group: wanted.group ?? .max)
             }
             // After the owner, since that takes set-id bits away.
             if let mode = wanted.mode { try changeMode(descriptor, mode) }
@@ -57,10 +56,48 @@ extension LiveView {
         }
     }
 
-    /// What a change of nothing asks for (FUSE_HANDLE_KILLPRIV_V2, before a change of data): the set-id bits and file
-    /// capabilities go, as Linux takes them away. A set-group-id bit that no program has stays for the group's own
-    /// users, as far as the daemon can know: the source's file system will decide so when the data change, but of that
-    /// the kernel's idea of the mode would learn nothing.
+    /// A change of nothing: before a change of data that takes set-id bits or file capabilities away
+    /// (FUSE_HANDLE_KILLPRIV_V2), or chown(2) of neither owner nor group. The kernel does not say which; but data are
+    /// changed only where the file is open for writing.
+    private func changeNothing(
+        _ context: RequestContext, _ node: UInt64, _ descriptor: Descriptor
+    ) throws(Errno) {
+        if writers.times(of: node) == nil {
+            return try changeOwner(context, descriptor, user: .max, group: .max)
+        }
+        // From root's change the kernel has taken the capabilities itself, and that is all that goes.
+        if context.user != 0 { try killPrivileges(context, descriptor) }
+    }
+
+    /// chown(2) as the user who asks, which the kernel has allowed, and what that takes away of set-id bits. Where
+    /// neither owner nor group is given the kernel has not looked: only the owner may lose the bits so.
+    private func changeOwner(
+        _ context: RequestContext, _ descriptor: Descriptor, user: UInt32, group: UInt32
+    ) throws(Errno) {
+        guard context.user != 0 else {
+            try assume(context)
+            return try LinuxSystem.changeOwner(descriptor, user: user, group: group)
+        }
+        let status = try FileStatus(of: descriptor)
+        let groupBits = status.mode & UInt32(S_ISGID | S_IXGRP)
+        // Without the right to execute the bit stays with a member of the group.
+        let keepsGroupBit =
+            groupBits == UInt32(S_ISGID)
+            && (context.group == status.group
+                || supplementaryGroups(of: context.process).contains(status.group))
+        let losesBits =
+            status.mode & UInt32(S_ISUID) != 0 || groupBits & UInt32(S_ISGID) != 0 && !keepsGroupBit
+        if losesBits && !status.isDirectory && context.user != status.user && user == .max && group == .max {
+            throw .notPermitted
+        }
+        try credentials.assume(
+            user: context.user, group: context.group, mask: context.mask, keepsSetID: keepsGroupBit)
+        try LinuxSystem.changeOwner(descriptor, user: user, group: group)
+    }
+
+    /// The set-id bits and file capabilities go, as Linux takes them away where data change. A set-group-id bit that no
+    /// program has stays for the group's own users, as far as the daemon can know: the source's file system will decide
+    /// so when the data change, but of that the kernel's idea of the mode would learn nothing.
     private func killPrivileges(_ context: RequestContext, _ descriptor: Descriptor) throws(Errno) {
         let status = try FileStatus(of: descriptor)
         let mode = status.mode

@@ -265,8 +265,7 @@ extension LiveView {
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name, at: nodes.moment)
-                let opened = try opened(made, node, flags & ~O_TRUNC)
-                return (reply(node, status), opened)
+                return (reply(node, status), try openedAnew(made, node, flags))
             }
         } catch .fileExists where flags & O_EXCL == 0 {
             // Made beside the mount since the kernel looked.
@@ -277,6 +276,19 @@ extension LiveView {
                 nodes.forget(entry.node, 1)
                 throw error
             }
+        }
+    }
+
+    /// The answer to the open of a file that was just made: where there is none, the kernel does not learn of the node
+    /// either, and the look-up that was counted for it goes.
+    private func openedAnew(
+        _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
+    ) throws(Errno) -> OpenReply {
+        do throws(Errno) {
+            return try opened(made, node, flags & ~O_TRUNC, hasName: hasName)
+        } catch {
+            nodes.forget(node, 1)
+            throw error
         }
     }
 
@@ -295,8 +307,8 @@ extension LiveView {
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".", at: nodes.moment)
+            let opened = try openedAnew(made, node, flags, hasName: false)
             nodes.pin(try reference(of: node), made)
-            let opened = try opened(made, node, flags & ~O_TRUNC, hasName: false)
             return (reply(node, status), opened)
         }
     }

@@ -142,7 +142,7 @@ final class SnapshotView: Sendable {
         }
     }
 
-    func extendedAttributes(_ node: UInt64) throws(Errno) -> [FileName: [UInt8]] {
+    func extendedAttributes(_ node: UInt64) throws(Errno) -> ExtendedAttributes {
         let tree = try tree()
         return try tree.extendedAttributes(of: try nodes.reference(of: node)) { () throws(Errno) in
             try find(tree, node)

@@ -4,9 +4,9 @@ package import Synchronization
 /// The attributes of an inode at the cut.
 package final class RecordedAttributes: Sendable {
     package let status: FileStatus
-    package let extended: [FileName: [UInt8]]
+    package let extended: ExtendedAttributes
 
-    package init(status: FileStatus, extended: [FileName: [UInt8]]) {
+    package init(status: FileStatus, extended: ExtendedAttributes) {
         self.status = status
         self.extended = extended
     }
@@ -40,6 +40,8 @@ package final class InodeRecord: Sendable {
         package var attributes: RecordedAttributes?
         /// The blocks in the delta file: data as they were, holes as holes.
         package var blocks = BlockSet()
+        /// Whether the block that the file ended in is among them where it was a hole: before data are added to it.
+        package var knowsEnd = false
         package var place = InodePlace.source
         /// The target of a symbolic link that is detached.
         package var target: [UInt8]?

@@ -9,10 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/xattr.h>
 
 int ts_openat(int directory, const char *path, int flags, uint32_t mode);
@@ -27,13 +30,10 @@ int ts_bind_socket(const char *path);
 /* fcntl(2) with an open file description lock (F_OFD_SETLK) over a range; `type` is F_RDLCK, F_WRLCK or F_UNLCK. */
 int ts_ofd_lock(int descriptor, int type, int64_t start, int64_t length);
 
-/* name_to_handle_at(2) of a path, into `handle` with its header, which has `room` bytes in all; open_by_handle_at(2). */
-int ts_make_handle(const char *path, void *handle, size_t room);
-int ts_open_handle(int mount, void *handle, int flags);
-
 /* Calls `body` in a thread of its own: with a umask of its own and, where `user` is not 0, as that user with that
- * group and no others. Returns 0, or -1 when the thread could not become so. */
-int ts_as_user(uint32_t user, uint32_t group, uint32_t mask, void (*body)(void *), void *context);
+ * group and these supplementary ones. Returns 0, or -1 when the thread could not become so. */
+int ts_as_user(uint32_t user, uint32_t group, const uint32_t *groups, size_t group_count, uint32_t mask,
+	       void (*body)(void *), void *context);
 /* A thread that calls `body`, to be joined once; NULL when none could be made. */
 void *ts_thread(void (*body)(void *), void *context);
 /* Sends the thread, which has not been joined, a signal that interrupts its system call. */
@@ -63,14 +63,39 @@ int ts_await_end(pid_t child, int milliseconds);
 /* The calling process is killed when its parent ends. */
 void ts_die_with_parent(void);
 
-/* Writes that go on while the caller does other things, by raw system calls: AIO (io_submit) or io_uring. */
+/* statx(2), whose name Swift takes for the structure's. */
+int ts_statx(int directory, const char *path, int flags, unsigned int mask, struct statx *status);
+/* ioctl(2). */
+int ts_ioctl(int descriptor, unsigned long request, void *argument);
+/* A file handle, as name_to_handle_at(2) gives it. */
+struct ts_handle {
+	uint32_t size;
+	int32_t type;
+	uint8_t bytes[128];
+};
+int ts_name_to_handle_at(int directory, const char *path, struct ts_handle *handle, int flags);
+int ts_open_by_handle_at(int mount, const struct ts_handle *handle, int flags);
+/* A Unix socket that listens at a path, is connected to the one that does, or was accepted: the descriptor, or -1 and errno. */
+int ts_listen(const char *path);
+int ts_connect(const char *path);
+int ts_accept(int listener);
+/* A child that fexecve(2)s the descriptor, with no arguments: its exit code, or -1 and errno where it could not. */
+int ts_execute(int descriptor);
+/* Asks for dnotify's signals of a directory, for the calling thread (F_NOTIFY with `events`). -1 and errno. */
+int ts_notify(int directory, int events);
+/* Whether such a signal comes within the time; takes it. */
+int ts_await_notification(int milliseconds);
+
+/* Reads and writes that go on while the caller does other things, by raw system calls: AIO (io_submit) or io_uring. */
 enum ts_async_kind { TS_ASYNC_AIO, TS_ASYNC_URING };
 struct ts_async;
 /* NULL and errno. ENOSYS, EPERM: this machine has none. */
 struct ts_async *ts_async_open(int kind, unsigned int depth);
 /* pwrite(2) of bytes that must stay as they are until `ts_async_wait` returns their tag. -1 and errno. */
 int ts_async_write(struct ts_async *async, int descriptor, const void *bytes, size_t size, int64_t offset, uint64_t tag);
-/* Waits for one write to end: its tag, and its result as of pwrite(2), or -errno. -1 and errno. */
+/* pread(2), the same way. */
+int ts_async_read(struct ts_async *async, int descriptor, void *bytes, size_t size, int64_t offset, uint64_t tag);
+/* Waits for one of them to end: its tag, and its result as of pwrite(2) or pread(2), or -errno. -1 and errno. */
 int ts_async_wait(struct ts_async *async, uint64_t *tag, int64_t *result);
 void ts_async_close(struct ts_async *async);
 
