@@ -66,7 +66,7 @@ extension LiveView {
             return try changeOwner(context, descriptor, user: .max, group: .max)
         }
         // From root's change the kernel has taken the capabilities itself, and that is all that goes.
-        if context.user != 0 { try killPrivileges(descriptor) }
+        if context.user != 0 { try killPrivileges(context, descriptor) }
     }
 
     /// chown(2) as the user who asks, which the kernel has allowed, and what that takes away of set-id bits. Where
@@ -79,14 +79,9 @@ extension LiveView {
             return try LinuxSystem.changeOwner(descriptor, user: user, group: group)
         }
         let status = try FileStatus(of: descriptor)
-        let groupBits = status.mode & UInt32(S_ISGID | S_IXGRP)
-        // Without the right to execute the bit stays with a member of the group.
-        let keepsGroupBit =
-            groupBits == UInt32(S_ISGID)
-            && (context.group == status.group
-                || supplementaryGroups(of: context.process).contains(status.group))
+        let keepsGroupBit = keepsGroupBit(context, status)
         let losesBits =
-            status.mode & UInt32(S_ISUID) != 0 || groupBits & UInt32(S_ISGID) != 0 && !keepsGroupBit
+            status.mode & UInt32(S_ISUID) != 0 || status.mode & UInt32(S_ISGID) != 0 && !keepsGroupBit
         if losesBits && !status.isDirectory && context.user != status.user && user == .max && group == .max {
             throw .notPermitted
         }
@@ -95,12 +90,20 @@ extension LiveView {
         try LinuxSystem.changeOwner(descriptor, user: user, group: group)
     }
 
+    /// Whether an inode keeps its set-group-id bit through a change by a user: without the right to execute, it does
+    /// where the user is in the group.
+    private func keepsGroupBit(_ context: RequestContext, _ status: FileStatus) -> Bool {
+        status.mode & UInt32(S_ISGID | S_IXGRP) == UInt32(S_ISGID)
+            && (context.group == status.group
+                || supplementaryGroups(of: context.process).contains(status.group))
+    }
+
     /// The set-id bits and file capabilities go, as Linux takes them away where data change.
-    private func killPrivileges(_ descriptor: Descriptor) throws(Errno) {
-        let mode = try FileStatus(of: descriptor).mode
-        let executableByGroup = UInt32(S_ISGID | S_IXGRP)
+    private func killPrivileges(_ context: RequestContext, _ descriptor: Descriptor) throws(Errno) {
+        let status = try FileStatus(of: descriptor)
+        let mode = status.mode
         var kept = mode & 0o7777 & ~UInt32(S_ISUID)
-        if mode & executableByGroup == executableByGroup { kept &= ~UInt32(S_ISGID) }
+        if !keepsGroupBit(context, status) { kept &= ~UInt32(S_ISGID) }
         if kept != mode & 0o7777 { try changeMode(descriptor, kept) }
         do throws(Errno) {
             try LinuxSystem.removeExtendedAttribute(descriptor, "security.capability")
