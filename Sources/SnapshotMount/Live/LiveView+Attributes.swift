@@ -79,14 +79,9 @@ extension LiveView {
             return try LinuxSystem.changeOwner(descriptor, user: user, group: group)
         }
         let status = try FileStatus(of: descriptor)
-        let groupBits = status.mode & UInt32(S_ISGID | S_IXGRP)
-        // Without the right to execute the bit stays with a member of the group.
-        let keepsGroupBit =
-            groupBits == UInt32(S_ISGID)
-            && (context.group == status.group
-                || supplementaryGroups(of: context.process).contains(status.group))
+        let keepsGroupBit = keepsGroupBit(context, status)
         let losesBits =
-            status.mode & UInt32(S_ISUID) != 0 || groupBits & UInt32(S_ISGID) != 0 && !keepsGroupBit
+            status.mode & UInt32(S_ISUID) != 0 || status.mode & UInt32(S_ISGID) != 0 && !keepsGroupBit
         if losesBits && !status.isDirectory && context.user != status.user && user == .max && group == .max {
             throw .notPermitted
         }
@@ -95,14 +90,23 @@ extension LiveView {
         try LinuxSystem.changeOwner(descriptor, user: user, group: group)
     }
 
-    /// The set-id bits and file capabilities go, as Linux takes them away where data change. A set-group-id bit that no
-    /// program has stays for the group's own users, as far as the daemon can know: the source's file system will decide
-    /// so when the data change, but of that the kernel's idea of the mode would learn nothing.
+    /// Whether an inode keeps its set-group-id bit through a change by a user: without the right to execute, it does
+    /// where the user is in the group.
+    private func keepsGroupBit(_ context: RequestContext, _ status: FileStatus) -> Bool {
+        status.mode & UInt32(S_ISGID | S_IXGRP) == UInt32(S_ISGID)
+            && (context.group == status.group
+                || supplementaryGroups(of: context.process).contains(status.group))
+    }
+
+    /// The set-id bits and file capabilities go, as Linux takes them away where data change. Where the daemon will change
+    /// the data, the source's file system knows no other group of the user's than the first, and the bit must not stay
+    /// in the kernel's idea of the mode when that takes it.
     private func killPrivileges(_ context: RequestContext, _ descriptor: Descriptor) throws(Errno) {
         let status = try FileStatus(of: descriptor)
         let mode = status.mode
         var kept = mode & 0o7777 & ~UInt32(S_ISUID)
-        if mode & UInt32(S_IXGRP) != 0 || status.group != context.group { kept &= ~UInt32(S_ISGID) }
+        let isFirstGroup = status.group == context.group
+        if !keepsGroupBit(context, status) || !backings.areUsed && !isFirstGroup { kept &= ~UInt32(S_ISGID) }
         if kept != mode & 0o7777 { try changeMode(descriptor, kept) }
         do throws(Errno) {
             try LinuxSystem.removeExtendedAttribute(descriptor, "security.capability")

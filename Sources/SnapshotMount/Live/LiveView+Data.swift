@@ -265,7 +265,9 @@ extension LiveView {
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name, at: nodes.moment)
-                return (reply(node, status), try openedAnew(made, node, flags))
+                // Before the attributes: a file that is open for writing shows others.
+                let opened = try openedAnew(made, node, flags)
+                return (reply(node, status), opened)
             }
         } catch .fileExists where flags & O_EXCL == 0 {
             // Made beside the mount since the kernel looked.
