@@ -16,18 +16,23 @@ extension Preserve {
         case detached
     }
 
-    /// unlink(2) or rmdir(2) of a name, with what the snapshot needs preserved. Throws what the call throws.
+    /// unlink(2) or rmdir(2) of a name, with what the snapshot needs preserved. Throws what the call throws. False where
+    /// so much has to be copied first that a cut must be let through: nothing is removed yet, and it is to be called
+    /// again.
     package func unlink(
         in directory: ChangeTarget, _ name: UnsafePointer<CChar>, victim: ChangeTarget,
         _ flags: Int32
-    ) throws(Errno) {
+    ) throws(Errno) -> Bool {
         willChangeAttributes(of: victim)
         willChangeEntry(in: directory, name, now: .present(victim.reference))
         func plainly() throws(Errno) {
             try LinuxSystem.unlink(at: directory.descriptor, name, flags)
         }
-        guard let record = record(of: victim.reference) else { return try plainly() }
-        try removing(victim, record) { (fate) throws(Errno) -> Bool in
+        guard let record = record(of: victim.reference) else {
+            try plainly()
+            return true
+        }
+        return try removing(victim, record) { (fate) throws(Errno) -> Bool in
             guard case .buried = fate else {
                 try plainly()
                 return true
@@ -37,11 +42,11 @@ extension Preserve {
     }
 
     /// Takes a name of `victim` away with `remove`, under the record's `firstChange`. `remove` gets what is to
-    /// become of the inode, and answers false where it cannot be buried; then all its data are copied first, and
-    /// `remove` is called again.
+    /// become of the inode, and answers false where it cannot be buried; then all its data are copied first, in slices
+    /// (false: call again), and `remove` is called again.
     private func removing(
         _ victim: ChangeTarget, _ record: InodeRecord, _ remove: (Fate) throws(Errno) -> Bool
-    ) throws(Errno) {
+    ) throws(Errno) -> Bool {
         preserveTarget(of: victim, record)
         func attempt(_ decide: () throws(Errno) -> Fate) throws(Errno) -> Bool {
             try record.firstChange.withLock { (_) throws(Errno) -> Bool in
@@ -51,9 +56,9 @@ extension Preserve {
                 return true
             }
         }
-        if try attempt({ () throws(Errno) in try fate(of: victim, record) }) { return }
-        preserveAllData(of: victim)
-        _ = try attempt { .detached }
+        if try attempt({ () throws(Errno) in try fate(of: victim, record) }) { return true }
+        guard willChangeData(of: victim, 0..<Int64.max) else { return false }
+        return try attempt { .detached }
     }
 
     /// Moves the name to the graveyard; false where the inode must be copied instead.
@@ -104,11 +109,11 @@ extension Preserve {
         var isExchange: Bool { flags & UInt32(RENAME_EXCHANGE) != 0 }
     }
 
-    /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws.
+    /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws. False as for `unlink`.
     package func rename(
         _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
         to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
-    ) throws(Errno) {
+    ) throws(Errno) -> Bool {
         let moved = move.moved
         let replaced = move.replaced
         willChangeAttributes(of: moved)
@@ -117,28 +122,31 @@ extension Preserve {
         willChangeEntry(
             in: newDirectory, newName,
             now: replaced.map { .present($0.reference) } ?? .absent)
-        func plainly() throws(Errno) {
+        func plainly() throws(Errno) -> Bool {
             func rename() throws(Errno) {
                 try LinuxSystem.rename(
                     at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: move.flags)
             }
-            if source.usesHandles { return try rename() }
+            if source.usesHandles {
+                try rename()
+                return true
+            }
             var places = [(moved.key, place(newDirectory, newName))]
             if let replaced, move.isExchange {
                 places.append((replaced.key, place(directory, name)))
             }
             try locations.move(places, below: move.ancestors, rename)
+            return true
         }
         guard let replaced, !move.isExchange, replaced.key != moved.key,
             let record = record(of: replaced.reference)
         else { return try plainly() }
-        try removing(replaced, record) { (fate) throws(Errno) -> Bool in
+        return try removing(replaced, record) { (fate) throws(Errno) -> Bool in
             if case .buried = fate, !linkIntoGraveyard(replaced, record, newDirectory, newName) {
                 return false
             }
-            try plainly()
-            return true
+            return try plainly()
         }
     }
 

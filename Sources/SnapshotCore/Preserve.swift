@@ -307,11 +307,6 @@ package final class Preserve: Sendable {
         return opened
     }
 
-    /// Preserves all data of an inode, however much.
-    func preserveAllData(of target: ChangeTarget) {
-        while !willChangeData(of: target, 0..<Int64.max) {}
-    }
-
     // MARK: Names
 
     /// Before a name in a directory comes, goes, or stands for something else. `now` is what it stands for.

@@ -238,10 +238,11 @@ import Testing
             let directory = try #require(try snapshot.entry("d"))
             let opened = try #require(try snapshot.descriptor(directory))
             let target = try snapshot.target("d")
-            try "inner".withCString {
+            let isDone = try "inner".withCString {
                 try snapshot.preserve.unlink(
                     in: target, $0, victim: try snapshot.target("d/inner"), AT_REMOVEDIR)
             }
+            #expect(isDone)
             try snapshot.unlink("d", AT_REMOVEDIR)
             var names: [String] = []
             try snapshot.tree.listing(of: directory, opened).forEach { name, _, _ in

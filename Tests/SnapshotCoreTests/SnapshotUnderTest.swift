@@ -93,7 +93,7 @@ struct SnapshotUnderTest {
     func unlink(_ name: String, _ flags: Int32 = 0) throws {
         let victim = try target(Path(name))
         try name.withCString {
-            try preserve.unlink(in: root, $0, victim: victim, flags)
+            while try !preserve.unlink(in: root, $0, victim: victim, flags) {}
         }
     }
 

@@ -141,14 +141,15 @@ extension LiveView {
         _ parent: UInt64, _ name: UnsafePointer<CChar>, _ flags: Int32
     ) throws(Errno) {
         let directory = try target(of: parent)
-        try change { (snapshot) throws(Errno) in
+        try changeInSlices { (snapshot) throws(Errno) in
             let (victim, status) = try target(in: directory, name)
             if let snapshot {
-                try snapshot.unlink(in: directory, name, victim: victim, flags)
+                guard try snapshot.unlink(in: directory, name, victim: victim, flags) else { return false }
             } else {
                 try LinuxSystem.unlink(at: directory.descriptor, name, flags)
             }
             didLoseName(victim, status, snapshot)
+            return true
         }
     }
 
@@ -169,7 +170,7 @@ extension LiveView {
         try checkName(newParent, newName)
         let directory = try target(of: parent)
         let newDirectory = try target(of: newParent)
-        try change { (snapshot) throws(Errno) in
+        try changeInSlices { (snapshot) throws(Errno) in
             try nodes.whileMoving { () throws(Errno) in
                 try rename((directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
@@ -181,7 +182,7 @@ extension LiveView {
 
     private func rename(
         _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
-    ) throws(Errno) {
+    ) throws(Errno) -> Bool {
         let (moved, _) = try target(in: old.directory, old.name)
         var replaced: (ChangeTarget, FileStatus)?
         do throws(Errno) {
@@ -194,7 +195,9 @@ extension LiveView {
             let move = Preserve.Move(
                 moved, replacing: replaced?.0, flags: flags,
                 ancestors: nodes.ancestors(of: new.node) + nodes.ancestors(of: old.node))
-            try snapshot.rename(move, from: old.directory, old.name, to: new.directory, new.name)
+            guard try snapshot.rename(move, from: old.directory, old.name, to: new.directory, new.name) else {
+                return false
+            }
         } else {
             try LinuxSystem.rename(
                 at: old.directory.descriptor, old.name, to: new.directory.descriptor, new.name,
@@ -211,5 +214,6 @@ extension LiveView {
         if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
             snapshot.didMake(try FileStatus(at: old.directory.descriptor, old.name))
         }
+        return true
     }
 }

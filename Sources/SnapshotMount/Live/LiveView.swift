@@ -141,6 +141,11 @@ final class LiveView: Sendable {
         }
     }
 
+    /// `change`, again and again until `body` answers true: between two calls a cut may come.
+    func changeInSlices(_ body: (Preserve?) throws(Errno) -> Bool) throws(Errno) {
+        while try !change(nil, data: nil, clones: false, body) {}
+    }
+
     /// The calling thread makes files as the user who asks.
     func assume(_ context: RequestContext) throws(Errno) {
         try credentials.assume(
