@@ -22,10 +22,16 @@ package struct SocketDirectory: ~Copyable, Sendable {
     package static let systemPath = "/run/fusesnap"
 
     /// Where `user` may have its sockets, the best first. The environment counts for the caller's
-    /// own only.
+    /// own only. The root of a user namespace, who is `outside` beyond it, has no part of /run.
     package static func candidates(
-        user: UInt32, caller: UInt32 = geteuid(), runtimeDirectory: String? = environmentDirectory()
+        user: UInt32, caller: UInt32 = geteuid(), runtimeDirectory: String? = environmentDirectory(),
+        outside: UInt32? = UserNamespace.rootOutside
     ) -> [String] {
+        if user == 0, let outside {
+            return candidates(
+                user: outside, caller: caller == 0 ? outside : caller, runtimeDirectory: runtimeDirectory,
+                outside: nil)
+        }
         if user == 0 { return [systemPath] }
         var paths: [String] = []
         if user == caller, let runtimeDirectory, runtimeDirectory.hasPrefix("/") {
