@@ -43,8 +43,8 @@ private struct Census {
     private let source: SourcePlace
     private let proc: Descriptor
     private let ownNamespace: [UInt8]
-    /// One process of each mount namespace.
-    private var representatives: [[UInt8]: Int32] = [:]
+    /// The processes of each mount namespace.
+    private var members: [[UInt8]: [Int32]] = [:]
     private var known: Set<Holder> = []
     private(set) var result = HolderScan()
 
@@ -71,9 +71,7 @@ private struct Census {
             do throws(Errno) {
                 let files = try ProcessFiles(at: proc, String(process))
                 let (namespace, top) = (try files.link("ns/mnt"), try files.link("root"))
-                if !excepted.contains(process) && representatives[namespace] == nil {
-                    representatives[namespace] = process
-                }
+                if !excepted.contains(process) { members[namespace, default: []].append(process) }
                 guard seen.insert([namespace, top]).inserted else { continue }
                 table.add(mountinfo: try files.contents("mountinfo"), top: top, namespace: namespace)
             } catch {
@@ -91,8 +89,20 @@ private struct Census {
             let path = String(decoding: joined(line.point, inside), as: UTF8.self)
             if line.namespace == ownNamespace {
                 add(Holder(process: 0, command: "", use: .mount, path: path))
-            } else if let process = representatives[line.namespace], told.insert(line.namespace).inserted {
+            } else if told.insert(line.namespace).inserted, let process = member(of: line.namespace) {
                 add(Holder(process: process, command: command(of: process), use: .mountNamespace, path: path))
+            }
+        }
+    }
+
+    /// A process that is still in the namespace: one without any has gone with its processes.
+    private func member(of namespace: [UInt8]) -> Int32? {
+        members[namespace]?.first { process in
+            do throws(Errno) {
+                return try ProcessFiles(at: proc, String(process)).link("ns/mnt") == namespace
+            } catch {
+                // It has ended meanwhile.
+                return false
             }
         }
     }
