@@ -139,4 +139,6 @@ size_t cl_next_change(const void *events, size_t size, struct cl_change *change)
 /* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
 int cl_pidfd_open(int32_t process);
 
+#include "CLinuxProcess.h"
+
 #endif
