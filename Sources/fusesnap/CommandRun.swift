@@ -194,8 +194,9 @@ struct CommandRun {
                 ]
                 try checked { poll(&entries, 2, -1) }
                 while let signal = signals.next() {
-                    // Of the terminal the command has it already.
-                    if !signal.isFromTerminal { kill(process, signal.number) }
+                    // Ctrl-C goes to the command too; the word that the terminal has closed only to the session's
+                    // first process.
+                    if !signal.isFromTerminal || signal.number == SIGHUP { kill(process, signal.number) }
                 }
                 if entries[0].revents != 0 { break }
             }

@@ -82,7 +82,7 @@ final class Controller: SnapshotController {
         hooks.freeze()
         if hooks.hasFailed {
             hooks.thaw()
-            throw ControlFailure(.hookFailed, hooks.problems.joined(separator: "\n"))
+            throw ControlFailure(.hookFailed, hooks.message)
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
@@ -95,7 +95,7 @@ final class Controller: SnapshotController {
         hooks.thaw()
         if hooks.hasFailed {
             endUnused(started.serial)
-            throw ControlFailure(.hookFailed, hooks.problems.joined(separator: "\n"))
+            throw ControlFailure(.hookFailed, hooks.message)
         }
         for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
         return started

@@ -8,10 +8,14 @@ struct Hook: Equatable, Sendable {
     var path: String
     var origin: HookResult.Origin
 
-    /// As reports name it.
+    /// As reports name it: short, and printable.
     var name: String {
         let name = path.split(separator: "/").last.map(String.init) ?? path
-        return String(name.prefix(HookLimits.nameCharactersMax))
+        return String(
+            String.UnicodeScalarView(
+                name.unicodeScalars.prefix(HookLimits.nameCharactersMax).map {
+                    (0x20..<0x7f).contains($0.value) && $0 != "\\" && $0 != "\"" ? $0 : "?"
+                }))
     }
 
     /// A hook that the user named: it must be a file that can be executed.
@@ -44,6 +48,7 @@ enum HookLimits {
     static let nameCharactersMax = 100
     /// Of what a hook says, the end is shown.
     static let outputBytesMax = 4096
+    static let outputLinesMax = 20
     /// Between SIGTERM and SIGKILL.
     static let killGraceMilliseconds: Int32 = 2_000
     static let timeoutSeconds = 60

@@ -199,7 +199,9 @@ struct OutputTail {
             "\n  | " + String(String.UnicodeScalarView(line.unicodeScalars.map { $0.value < 0x20 ? " " : $0 }))
         }
         if lines.isEmpty { return "" }
-        return (isCut ? "; the end of what it said:" : "; it said:") + lines.joined()
+        let isCut = isCut || lines.count > HookLimits.outputLinesMax
+        return (isCut ? "; the end of what it said:" : "; it said:")
+            + lines.suffix(HookLimits.outputLinesMax).joined()
     }
 }
 

@@ -23,6 +23,15 @@ struct HookSession {
         results.contains { $0.outcome == .interrupted } || (!ignoresFailures && !problems.isEmpty)
     }
 
+    /// What went wrong, for people; bounded, since it goes over the control channel.
+    var message: String {
+        let shown = problems.prefix(Self.problemsShownMax)
+        let more = problems.count - shown.count
+        return shown.joined(separator: "\n") + (more > 0 ? "\nand \(more) more" : "")
+    }
+
+    private static let problemsShownMax = 4
+
     mutating func freeze() {
         for hook in hooks {
             frozen.append(hook)

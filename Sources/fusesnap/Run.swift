@@ -60,7 +60,7 @@ struct Run: ParsableCommand {
 
     private func runBackup() throws(CommandFailure) -> Int32 {
         do throws(CommandFailure) {
-            return try Backup(self).run()
+            return try Backup.run(self)
         } catch {
             throw CommandFailure(error.message, exitCode: .runFailed)
         }
@@ -79,10 +79,37 @@ private struct Backup {
     private let signals: SignalReceiver
     private let target: MountTarget
     private let start: SnapshotStart
-    private let reportFile: ReportFile?
+
+    /// Runs the command and writes the report, whatever happens on the way.
+    static func run(_ arguments: Run) throws(CommandFailure) -> Int32 {
+        let file = try arguments.report.map { (path) throws(CommandFailure) in try ReportFile(path) }
+        var report = RunReport(mountpoint: Paths.absolute(arguments.mountpoint), command: arguments.command)
+        let code: Int32
+        do throws(CommandFailure) {
+            code = try Backup(arguments).run(&report)
+        } catch {
+            report.failed(error.message)
+            if let problem = write(report, to: file) { StandardError.write(problem.message) }
+            throw error
+        }
+        if let problem = write(report, to: file) {
+            if code == 0 { throw problem }
+            StandardError.write(problem.message)
+        }
+        return code
+    }
+
+    private static func write(_ report: RunReport, to file: ReportFile?) -> CommandFailure? {
+        do throws(CommandFailure) {
+            try file?.write(report)
+            return nil
+        } catch {
+            return error
+        }
+    }
 
     /// Checks all that can be checked; nothing has begun yet.
-    init(_ arguments: Run) throws(CommandFailure) {
+    private init(_ arguments: Run) throws(CommandFailure) {
         self.arguments = arguments
         do throws(Errno) {
             signals = try SignalReceiver()
@@ -93,33 +120,6 @@ private struct Backup {
         var start = try SnapshotStart(target, arguments.stall, arguments.hooks, signals)
         start.options.leaseConnection = true
         self.start = start
-        reportFile = try arguments.report.map { (path) throws(CommandFailure) in try ReportFile(path) }
-    }
-
-    func run() throws(CommandFailure) -> Int32 {
-        var report = RunReport(mountpoint: target.mountpoint, command: arguments.command)
-        let code: Int32
-        do throws(CommandFailure) {
-            code = try run(&report)
-        } catch {
-            report.failed(error.message)
-            if let problem = write(report) { StandardError.write(problem.message) }
-            throw error
-        }
-        if let problem = write(report) {
-            if code == 0 { throw problem }
-            StandardError.write(problem.message)
-        }
-        return code
-    }
-
-    private func write(_ report: RunReport) -> CommandFailure? {
-        do throws(CommandFailure) {
-            try reportFile?.write(report)
-            return nil
-        } catch {
-            return error
-        }
     }
 
     private func run(_ report: inout RunReport) throws(CommandFailure) -> Int32 {

@@ -37,7 +37,7 @@ final class SignalReceiver: Sendable {
 
     struct Received {
         let number: Int32
-        /// The terminal sent it, to the command too.
+        /// The terminal sent it.
         let isFromTerminal: Bool
     }
 

@@ -34,7 +34,7 @@ struct SnapshotStart {
         session.freeze()
         if session.hasFailed {
             session.thaw()
-            throw CommandFailure("\(attempt): " + session.problems.joined(separator: "\n"))
+            throw CommandFailure("\(attempt): " + session.message)
         }
         var report: StartReport
         do throws(CommandFailure) {
@@ -87,7 +87,7 @@ struct SnapshotStart {
         _ client: inout ControlClient, _ report: inout StartReport, _ session: HookSession
     ) throws(CommandFailure) {
         if session.hasFailed {
-            throw CommandFailure("\(attempt): " + session.problems.joined(separator: "\n"))
+            throw CommandFailure("\(attempt): " + session.message)
         }
         for problem in session.problems { StandardError.write("warning: \(problem)") }
         if signals.isPending { throw CommandFailure("\(attempt): a signal came; the snapshot has been ended") }
