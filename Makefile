@@ -36,7 +36,7 @@ require:
 	@$(SCRIPTS)/require build
 
 require-test:
-	@$(SCRIPTS)/require build test
+	@$(SCRIPTS)/require build test programs
 
 require-demo:
 	@$(SCRIPTS)/require build demo
@@ -67,9 +67,11 @@ check-kill: require-test
 
 install: build
 	install -D -m 755 .build/release/fusesnap $(DESTDIR)$(PREFIX)/bin/fusesnap
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/fusesnap/hooks Hooks/*.sample
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/fusesnap
+	rm -rf $(DESTDIR)$(PREFIX)/share/fusesnap/hooks
 
 lint: require
 	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift

@@ -9,6 +9,9 @@ final class ClientConnection: Sendable {
     /// which is bounded.
     private let isWorking = Mutex(false)
 
+    /// The number of the snapshot that ends with this connection.
+    private let held = Mutex<UInt64?>(nil)
+
     /// A client who does not read what it asked for is cut off.
     private static let sendTimeoutSeconds = 10
 
@@ -16,6 +19,13 @@ final class ClientConnection: Sendable {
         try SystemCalls.boundSending(accepted.rawValue, seconds: Self.sendTimeoutSeconds)
         descriptor = accepted
     }
+
+    /// A client who holds a snapshot may say nothing for as long as it likes.
+    func hold(_ snapshot: UInt64?) {
+        held.withLock { $0 = snapshot }
+    }
+
+    var heldSnapshot: UInt64? { held.withLock { $0 } }
 
     /// From now on heartbeats go out.
     func beginWork() {

@@ -96,6 +96,10 @@ package struct ControlClient: ~Copyable {
         try request(.stop, options, progress)
     }
 
+    package mutating func report(_ hooks: HooksOptions) throws(ControlClientError) {
+        let _: HooksReport = try request(.hooks, hooks) { _ in }
+    }
+
     package mutating func status() throws(ControlClientError) -> Status {
         try request(.status, NoOptions()) { _ in }
     }

@@ -156,6 +156,7 @@ package final class ControlServer: Sendable {
                 try SystemCalls.detachThread { [self] in
                     converse(client, controller)
                     client.end()
+                    if let snapshot = client.heldSnapshot { controller.connectionEnded(holding: snapshot) }
                     threadEnds { state in state.clients.removeAll { $0 === client } }
                 }
             } catch {
@@ -197,7 +198,7 @@ package final class ControlServer: Sendable {
     private func converse(_ client: ClientConnection, _ controller: any SnapshotController) {
         var lines = LineReader(client.descriptor.rawValue)
         do throws(LineError) {
-            while let line = try lines.next(within: limits.requestTimeout) {
+            while let line = try nextLine(&lines, client) {
                 client.beginWork()
                 let answer = RequestHandler(controller: controller, client: client).answer(line)
                 client.finish(answer.line)
@@ -208,6 +209,13 @@ package final class ControlServer: Sendable {
                 client.finish(ControlLine.encode(Reply<NoResult>(error: failure)))
             }
         }
+    }
+
+    private func nextLine(
+        _ lines: inout LineReader, _ client: ClientConnection
+    ) throws(LineError) -> [UInt8]? {
+        if client.heldSnapshot != nil { try lines.waitForAny() }
+        return try lines.next(within: limits.requestTimeout)
     }
 
     private static func failure(_ error: LineError) -> ControlFailure? {

@@ -19,6 +19,16 @@ struct LineReader {
         self.socket = socket
     }
 
+    /// Waits without a bound until a line begins, or the stream ends.
+    func waitForAny() throws(LineError) {
+        if !buffer.isEmpty { return }
+        do throws(Errno) {
+            _ = try SystemCalls.waitReadable(socket, milliseconds: -1)
+        } catch {
+            throw .system(error)
+        }
+    }
+
     /// The next line without its newline; nil at the end of the stream.
     mutating func next(within limit: Duration) throws(LineError) -> [UInt8]? {
         let deadline = ContinuousClock.now + limit

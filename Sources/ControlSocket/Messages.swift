@@ -16,6 +16,8 @@ package enum ControlProtocol {
 /// What a client asks for.
 enum Command: String, Codable, Sendable, CaseIterable {
     case start, stop, status, unmount
+    /// What became of the hooks that the client ran.
+    case hooks
 }
 
 /// The part of a request that tells how to read the rest.

@@ -34,8 +34,10 @@ struct RequestHandler {
     private func carryOut(_ command: Command, _ line: [UInt8]) -> Answer {
         switch command {
         case .start:
-            return reply(line, StartOptions()) { options throws(ControlFailure) in
-                try controller.start(options)
+            return reply(line, StartOptions()) { [client] options throws(ControlFailure) in
+                let report = try controller.start(options)
+                if options.leaseConnection == true { client.hold(report.snapshot) }
+                return report
             }
         case .stop:
             return reply(line, StopOptions()) { [client] options throws(ControlFailure) in
@@ -48,6 +50,11 @@ struct RequestHandler {
         case .unmount:
             return reply(line, UnmountOptions()) { options throws(ControlFailure) in
                 try controller.unmount(options)
+            }
+        case .hooks:
+            return reply(line, HooksOptions(snapshot: 0, hooks: [])) { options throws(ControlFailure) in
+                try controller.noteHooks(options)
+                return HooksReport()
             }
         }
     }

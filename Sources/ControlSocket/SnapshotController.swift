@@ -9,6 +9,15 @@ package protocol SnapshotController: AnyObject, Sendable {
     /// Ends an active snapshot, unmounts; returns when the mount is gone from the name space (the
     /// process exits soon after the reply).
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport
+    /// Takes down what became of the hooks that the client ran around the start of a snapshot.
+    func noteHooks(_ options: HooksOptions) throws(ControlFailure)
+    /// The connection that held the snapshot of that number (`StartOptions.leaseConnection`) is closed.
+    func connectionEnded(holding snapshot: UInt64)
+}
+
+extension SnapshotController {
+    package func noteHooks(_ options: HooksOptions) throws(ControlFailure) {}
+    package func connectionEnded(holding snapshot: UInt64) {}
 }
 
 /// Why a request was not carried out.
@@ -23,6 +32,7 @@ package enum ControlFailureCode: String, Codable, Sendable {
     case badRequest = "bad_request"
     case unsupportedProtocol = "unsupported_protocol"
     case timedOut = "timed_out"
+    case hookFailed = "hook_failed"
 
     /// A code that a newer daemon made up reads as `failed`: its message says the rest.
     package init(from decoder: any Decoder) throws {
@@ -47,6 +57,20 @@ package struct StartOptions: Codable, Sendable, Equatable {
     package var stallMaxMilliseconds: Int?
     /// How often that is tried; nil: the daemon's choice.
     package var attemptsMax: Int?
+    /// The snapshot ends when this process does.
+    package var leaseProcess: Int32?
+    /// When that process began, in ticks since boot as /proc/PID/stat tells: another that got its number since has
+    /// another time.
+    package var leaseProcessStart: UInt64?
+    /// The snapshot ends when the connection of this request does.
+    package var leaseConnection: Bool?
+    /// The snapshot ends after this time.
+    package var ttlSeconds: Int?
+    /// What became of the freeze hooks that the client ran.
+    package var hooks: [HookResult]?
+    /// Of the mount's own hooks: how long one may take, and whether a failure does not matter.
+    package var hookTimeoutSeconds: Int?
+    package var ignoresHookFailures: Bool?
 
     package init(stallMaxMilliseconds: Int? = nil, attemptsMax: Int? = nil) {
         self.stallMaxMilliseconds = stallMaxMilliseconds
@@ -56,6 +80,13 @@ package struct StartOptions: Codable, Sendable, Equatable {
     enum CodingKeys: String, CodingKey {
         case stallMaxMilliseconds = "stall_max_milliseconds"
         case attemptsMax = "attempts_max"
+        case leaseProcess = "lease_process"
+        case leaseProcessStart = "lease_process_start"
+        case leaseConnection = "lease_connection"
+        case ttlSeconds = "ttl_seconds"
+        case hooks
+        case hookTimeoutSeconds = "hook_timeout_seconds"
+        case ignoresHookFailures = "ignores_hook_failures"
     }
 }
 
@@ -70,6 +101,10 @@ package struct StartReport: Codable, Sendable, Equatable {
     package var filesFrozen: Int
     /// Where the snapshot is read: the absolute path of the hidden directory in the mount.
     package var snapshotDirectory: String?
+    /// The number of the snapshot among those of this daemon.
+    package var snapshot: UInt64?
+    /// What became of the hooks: the mount's own, and those of the command, which adds them.
+    package var hooks: [HookResult]?
 
     package init(
         started: String, stallMicroseconds: Int, attempts: Int, filesFrozen: Int,
@@ -83,7 +118,7 @@ package struct StartReport: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case started, attempts
+        case started, attempts, snapshot, hooks
         case stallMicroseconds = "stall_microseconds"
         case filesFrozen = "files_frozen"
         case snapshotDirectory = "snapshot_directory"
@@ -93,9 +128,12 @@ package struct StartReport: Codable, Sendable, Equatable {
 package struct StopOptions: Codable, Sendable, Equatable {
     /// Redirect only: throws the changes since the cut away.
     package var discard: Bool
+    /// Only the snapshot of this number; nil: whichever is active.
+    package var snapshot: UInt64?
 
-    package init(discard: Bool = false) {
+    package init(discard: Bool = false, snapshot: UInt64? = nil) {
         self.discard = discard
+        self.snapshot = snapshot
     }
 }
 
@@ -111,28 +149,6 @@ package struct StopProgress: Codable, Sendable, Equatable {
     enum CodingKeys: String, CodingKey {
         case bytesDone = "bytes_done"
         case bytesTotal = "bytes_total"
-    }
-}
-
-package struct StopReport: Codable, Sendable, Equatable {
-    /// Whether the snapshot was exact to its end.
-    package var exact: Bool
-    /// Why it was not.
-    package var reason: String?
-    package var deltaBytes: UInt64
-    package var changedAreas: UInt64
-
-    package init(exact: Bool, reason: String?, deltaBytes: UInt64, changedAreas: UInt64) {
-        self.exact = exact
-        self.reason = reason
-        self.deltaBytes = deltaBytes
-        self.changedAreas = changedAreas
-    }
-
-    enum CodingKeys: String, CodingKey {
-        case exact, reason
-        case deltaBytes = "delta_bytes"
-        case changedAreas = "changed_areas"
     }
 }
 

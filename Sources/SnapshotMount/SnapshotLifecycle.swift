@@ -19,6 +19,8 @@ package final class SnapshotLifecycle: Sendable {
         package let cut: Timestamp
         /// What it cost the applications.
         package let freeze: Freezer.Report
+        /// Its number among the snapshots of this daemon, from 1.
+        package let serial: UInt64
     }
 
     /// Why no snapshot began; nothing has changed then.
@@ -39,18 +41,31 @@ package final class SnapshotLifecycle: Sendable {
         package let deltaBytes: UInt64
         package let changedAreas: UInt64
         package let bytesRead: UInt64
+        package let serial: UInt64
+        /// The most that it stored; less is there once its space has been given back.
+        package let deltaPeakBytes: UInt64
+    }
+
+    /// What a snapshot amounted to.
+    package struct Ended: Sendable {
+        package let summary: Summary
+        package let end: Timestamp
+        package let changes: DeltaMap.Changes
+        package let wasWatchingSource: Bool
     }
 
     private final class Generation: Sendable {
         let preserve: Preserve
         let cut: Timestamp
+        let serial: UInt64
         let bytesRead = Atomic<UInt64>(0)
         /// Whether the store's space was given back before the end.
         let isDiscarded = Atomic<Bool>(false)
 
-        init(_ preserve: Preserve, cut: Timestamp) {
+        init(_ preserve: Preserve, cut: Timestamp, serial: UInt64) {
             self.preserve = preserve
             self.cut = cut
+            self.serial = serial
         }
     }
 
@@ -67,6 +82,8 @@ package final class SnapshotLifecycle: Sendable {
     /// Nil where the source cannot be watched.
     let foreignChanges: ForeignChanges?
     private let lastFreeze = Mutex<Freezer.Report?>(nil)
+    /// Of the last snapshot.
+    private let serial = Atomic<UInt64>(0)
 
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
     package struct Observer: Sendable {
@@ -119,7 +136,8 @@ package final class SnapshotLifecycle: Sendable {
             isOverflowed: !generation.preserve.end.isRecording,
             deltaBytes: generation.preserve.store.storedBytes,
             changedAreas: generation.preserve.map.changedAreas,
-            bytesRead: generation.bytesRead.load(ordering: .relaxed))
+            bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
+            deltaPeakBytes: generation.preserve.store.peakBytes)
     }
 
     package func countBytesRead(_ number: Int) {
@@ -135,10 +153,11 @@ package final class SnapshotLifecycle: Sendable {
                 [observer] reason in
                 observer.mutex.withLock { $0 }?.didBecomeInexact(reason)
             }
-            let (cut, report) = try takeCut(limits, preserve)
+            let number = serial.add(1, ordering: .relaxed).newValue
+            let (cut, report) = try takeCut(limits, preserve, number)
             lastFreeze.withLock { $0 = report }
             observer.mutex.withLock { $0 }?.didStart(preserve)
-            return Started(cut: cut, freeze: report)
+            return Started(cut: cut, freeze: report, serial: number)
         }
     }
 
@@ -152,12 +171,12 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     private func takeCut(
-        _ limits: Freezer.Limits, _ preserve: Preserve
+        _ limits: Freezer.Limits, _ preserve: Preserve, _ serial: UInt64
     ) throws(StartFailure) -> (Timestamp, Freezer.Report) {
         let begin = { [generation, foreignChanges] in
             foreignChanges?.begin()
             let now = Timestamp.current
-            generation.mutex.withLock { $0 = Generation(preserve, cut: now) }
+            generation.mutex.withLock { $0 = Generation(preserve, cut: now, serial: serial) }
             return now
         }
         guard let freezer = freezer.mutex.withLock({ $0 }) else {
@@ -177,12 +196,15 @@ package final class SnapshotLifecycle: Sendable {
         }
     }
 
-    /// Ends the snapshot and gives its space back. Throws ENODATA where none is active, and what removing the
+    /// Ends the snapshot, that of number `only` if it is given, and gives its space back. Throws ENODATA where it is
+    /// not active, and what removing the
     /// store's files threw: the snapshot has ended then all the same. `isServing` false: no worker answers the
     /// kernel any more, so it is not spoken to.
-    package func stop(isServing: Bool = true) throws(Errno) -> Summary {
-        let (summary, problem) = try transitions.withLock { (_) throws(Errno) -> (Summary, Errno?) in
-            guard let ending = generation.mutex.withLock({ $0 }) else { throw .noData }
+    package func stop(only: UInt64? = nil, isServing: Bool = true) throws(Errno) -> Ended {
+        let (ended, problem) = try transitions.withLock { (_) throws(Errno) -> (Ended, Errno?) in
+            guard let ending = generation.mutex.withLock({ $0 }), only == nil || only == ending.serial
+            else { throw .noData }
+            let wasWatching = isWatchingSource
             foreignChanges?.finish()
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
@@ -193,18 +215,21 @@ package final class SnapshotLifecycle: Sendable {
             }
             foreignChanges?.end()
             observer.mutex.withLock { $0 }?.didStop()
+            let ended = Ended(
+                summary: summary, end: .current, changes: ending.preserve.map.changes,
+                wasWatchingSource: wasWatching)
             do throws(Errno) {
                 try credentials.assumeDaemon()
                 try ending.preserve.store.discard()
-                return (summary, nil)
+                return (ended, nil)
             } catch {
-                return (summary, error)
+                return (ended, error)
             }
         }
         // Not under the lock: the kernel may hold a directory for a request whose worker waits for it.
         if isServing { observer.mutex.withLock { $0 }?.forget() }
         if let problem { throw problem }
-        return summary
+        return ended
     }
 
     /// Gives the space of the active snapshot's delta back, which makes it inexact, where that helps an operation that

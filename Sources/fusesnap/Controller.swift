@@ -2,6 +2,8 @@ import ControlSocket
 import Glibc
 import LinuxSystem
 import SnapshotMount
+import SnapshotRecord
+import Synchronization
 import SystemPackage
 
 /// Carries out what comes over the control socket.
@@ -18,21 +20,140 @@ final class Controller: SnapshotController {
 
     private var mountpoint: String { configuration.mountpoint }
 
+    /// What belongs to the snapshot that is active.
+    private struct Active: Sendable {
+        var serial: UInt64
+        var freeze: Freezer.Report
+        var lease: Lease?
+        var ownHooks: [HookResult]
+        /// What the client told of its own.
+        var clientHooks: [HookResult]
+
+        /// In the order in which they were run: the client's are around the mount's.
+        var hooks: [HookResult] {
+            clientHooks.filter { $0.action == .freeze } + ownHooks + clientHooks.filter { $0.action == .thaw }
+        }
+    }
+
+    /// Held by whoever begins or ends a snapshot, hooks and all: never by a worker.
+    private let active = Mutex<Active?>(nil)
+    /// How the last snapshot ended, where nobody stopped it.
+    private let lastEnd = Mutex<String?>(nil)
+
     func start(_ options: StartOptions) throws(ControlFailure) -> StartReport {
         var limits = Freezer.Limits()
         if let milliseconds = options.stallMaxMilliseconds {
             limits.stallMax = .milliseconds(milliseconds)
         }
         if let attempts = options.attemptsMax { limits.attemptsMax = attempts }
-        do throws(SnapshotLifecycle.StartFailure) {
-            let started = try lifecycle.start(limits)
-            return StartReport(
+        return try active.withLock { (active) throws(ControlFailure) in
+            if lifecycle.summary != nil { throw failure(.isActive, limits) }
+            let lease = try Lease(options)
+            var hooks = ownHooks(options)
+            let started = try start(limits, &hooks)
+            lastEnd.withLock { $0 = nil }
+            active = Active(
+                serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
+                clientHooks: options.hooks ?? [])
+            try watch(lease, started.serial)
+            var report = StartReport(
                 started: started.cut.rfc3339, stallMicroseconds: started.freeze.stall.microseconds,
                 attempts: started.freeze.attempts, filesFrozen: started.freeze.files,
                 snapshotDirectory: configuration.snapshotPath)
+            report.snapshot = started.serial
+            report.hooks = hooks.results
+            return report
+        }
+    }
+
+    private func ownHooks(_ options: StartOptions) -> HookSession {
+        let seconds = min(
+            max(options.hookTimeoutSeconds ?? HookLimits.timeoutSeconds, 1), HookLimits.timeoutSecondsMax)
+        let runner = HookRunner(
+            timeout: .seconds(seconds), variables: [("FUSESNAP_MOUNTPOINT", mountpoint)], signals: nil)
+        return HookSession(
+            configuration.hooks, runner, ignoresFailures: options.ignoresHookFailures ?? false)
+    }
+
+    /// Takes the cut between the mount's own hooks.
+    private func start(
+        _ limits: Freezer.Limits, _ hooks: inout HookSession
+    ) throws(ControlFailure) -> SnapshotLifecycle.Started {
+        hooks.freeze()
+        if hooks.hasFailed {
+            hooks.thaw()
+            throw ControlFailure(.hookFailed, hooks.message)
+        }
+        let started: SnapshotLifecycle.Started
+        do throws(SnapshotLifecycle.StartFailure) {
+            started = try lifecycle.start(limits)
         } catch {
+            hooks.thaw()
+            for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
             throw failure(error, limits)
         }
+        hooks.thaw()
+        if hooks.hasFailed {
+            endUnused(started.serial)
+            throw ControlFailure(.hookFailed, hooks.message)
+        }
+        for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
+        return started
+    }
+
+    private func endUnused(_ serial: UInt64) {
+        do throws(Errno) {
+            _ = try lifecycle.stop(only: serial)
+        } catch {
+            Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
+        }
+    }
+
+    private func watch(_ lease: Lease?, _ serial: UInt64) throws(ControlFailure) {
+        guard let lease else { return }
+        do throws(Errno) {
+            try lease.watch { [self] reason in end(serial, because: reason) }
+        } catch {
+            endUnused(serial)
+            throw ControlFailure(.failed, "the lease cannot be watched: \(error)")
+        }
+    }
+
+    func connectionEnded(holding snapshot: UInt64) {
+        end(snapshot, because: "the command that held it has gone without stopping it")
+    }
+
+    /// Ends a snapshot whose lease is over; nothing where it has been stopped.
+    private func end(_ serial: UInt64, because reason: String) {
+        active.withLock { active in
+            let ended: SnapshotLifecycle.Ended
+            do throws(Errno) {
+                ended = try lifecycle.stop(only: serial)
+            } catch {
+                if error != .noData {
+                    Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
+                }
+                return
+            }
+            active?.lease?.cancel()
+            active = nil
+            let inexact = ended.summary.inexactReason.map { "; it was not exact: \($0)" } ?? ""
+            let message = "the snapshot of \(ended.summary.cut.rfc3339) has been ended: \(reason)\(inexact)"
+            lastEnd.withLock { $0 = message }
+            Log.standard.warning("\(mountpoint): \(message)")
+        }
+    }
+
+    func noteHooks(_ options: HooksOptions) throws(ControlFailure) {
+        try active.withLock { (active) throws(ControlFailure) in
+            guard active?.serial == options.snapshot else { throw notActive }
+            active?.clientHooks = options.hooks
+        }
+    }
+
+    private var notActive: ControlFailure {
+        let why = lastEnd.withLock { $0 }.map { "; \($0)" } ?? ""
+        return ControlFailure(.notActive, "no snapshot is active\(why)")
     }
 
     private func failure(
@@ -61,21 +182,53 @@ final class Controller: SnapshotController {
                 "--discard is for mounts in redirect mode; this one preserves, and its live files are"
                     + " never set back")
         }
-        do throws(Errno) {
-            let summary = try lifecycle.stop()
-            return StopReport(
-                exact: summary.inexactReason == nil, reason: summary.inexactReason,
-                deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas)
-        } catch {
-            if error == .noData {
-                throw ControlFailure(
-                    .notActive, "no snapshot is active")
+        return try active.withLock { (active) throws(ControlFailure) in
+            let ended = try stop(options.snapshot)
+            defer {
+                active?.lease?.cancel()
+                active = nil
             }
+            return report(ended, active)
+        }
+    }
+
+    private func stop(_ snapshot: UInt64?) throws(ControlFailure) -> SnapshotLifecycle.Ended {
+        do throws(Errno) {
+            return try lifecycle.stop(only: snapshot)
+        } catch {
+            if error == .noData { throw notActive }
             throw ControlFailure(
                 .failed,
                 "the snapshot has ended, but what it stored in \(storePath) could not be removed:"
                     + " \(error)")
         }
+    }
+
+    private func report(_ ended: SnapshotLifecycle.Ended, _ active: Active?) -> StopReport {
+        let summary = ended.summary
+        var report = StopReport(
+            exact: summary.inexactReason == nil, reason: summary.inexactReason,
+            deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas)
+        report.version = Version.text
+        report.source = configuration.source
+        report.mountpoint = mountpoint
+        report.mode = configuration.mode.rawValue
+        report.io = configuration.policy.rawValue
+        report.cut = summary.cut.rfc3339Nanoseconds
+        report.ended = ended.end.rfc3339Nanoseconds
+        report.stallMicroseconds = active?.freeze.stall.microseconds
+        report.attempts = active?.freeze.attempts
+        report.filesFrozen = active?.freeze.files
+        report.gateMicroseconds = active?.freeze.gate.microseconds
+        report.hooks = active?.hooks ?? []
+        report.level = HookResult.level(active?.hooks ?? [])
+        report.deltaPeakBytes = summary.deltaPeakBytes
+        report.changedFiles = ended.changes.files
+        report.changedBytes = ended.changes.bytes
+        report.createdFiles = ended.changes.created
+        report.snapshotBytesRead = summary.bytesRead
+        report.sourceWatched = ended.wasWatchingSource
+        return report
     }
 
     func status() -> Status {
@@ -114,7 +267,11 @@ final class Controller: SnapshotController {
 
 extension Timestamp {
     /// RFC 3339, UTC, to the microsecond.
-    var rfc3339: String {
+    var rfc3339: String { rfc3339(digits: 6) }
+
+    var rfc3339Nanoseconds: String { rfc3339(digits: 9) }
+
+    private func rfc3339(digits: Int) -> String {
         var seconds = time_t(self.seconds)
         var parts = tm()
         gmtime_r(&seconds, &parts)
@@ -127,6 +284,6 @@ extension Timestamp {
         ]
         let time = [padded(parts.tm_hour, 2), padded(parts.tm_min, 2), padded(parts.tm_sec, 2)]
         return date.joined(separator: "-") + "T" + time.joined(separator: ":") + "."
-            + padded(Int32(nanoseconds / 1000), 6) + "Z"
+            + padded(Int32(nanoseconds), 9).prefix(digits) + "Z"
     }
 }

@@ -13,6 +13,8 @@ struct DaemonConfiguration: Equatable, Sendable {
     var isForeground: Bool
     /// The user knows that the source is in use past the mount.
     var isForced = false
+    /// The mount's own hooks, which the daemon runs.
+    var hooks: [Hook] = []
 
     /// What `options.policy` amounts to here: never `automatic` once the daemon serves.
     var policy = MountOptions.InputOutputPolicy.writeThrough

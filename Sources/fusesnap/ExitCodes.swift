@@ -7,6 +7,10 @@ extension ExitCode {
     static let failed = ExitCode(1)
     /// The snapshot was not exact to its end: overflowed, or written to past the mount.
     static let inexact = ExitCode(3)
+    /// Of `run`, as of env(1): its own failure, a command that cannot be executed, one that is not found.
+    static let runFailed = ExitCode(125)
+    static let notExecutable = ExitCode(126)
+    static let notFound = ExitCode(127)
 }
 
 /// What ends the command: a message that says what was attempted, on what, what went wrong and what

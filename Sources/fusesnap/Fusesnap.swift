@@ -11,10 +11,11 @@ struct Fusesnap: ParsableCommand {
             Between `ctl start` and `ctl stop` a hidden directory .snapshot in the mount shows the tree as it was \
             at the start, while applications go on reading and writing.
 
-            Exit codes: 0 done; 3 the snapshot was not exact to its end; 64 wrong usage; 1 anything else.
+            Exit codes: 0 done; 3 the snapshot was not exact to its end; 64 wrong usage; 1 anything else. `run` has \
+            those of its command, and 125 to 127.
             """,
         version: Version.text,
-        subcommands: [Mount.self, Unmount.self, Control.self, FreezeHelperCommand.self])
+        subcommands: [Mount.self, Unmount.self, Run.self, Control.self, FreezeHelperCommand.self])
 
     /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.
     static func words(_ arguments: some Sequence<String>) -> [String] {

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import ControlSocket
 internal import Glibc
 internal import Synchronization
 
@@ -33,6 +34,12 @@ struct Mount: ParsableCommand {
     var maxDelta: ByteSize?
 
     @Option(
+        help: ArgumentHelp(
+            "At each start of a snapshot, call FILE with `freeze` before the cut and `thaw` after it, as the daemon; may be given several times.",
+            valueName: "file"))
+    var hook: [String] = []
+
+    @Option(
         name: .customShort("o", allowingJoined: true),
         help: ArgumentHelp("Mount options, separated by commas.", valueName: "opt,..."))
     var optionLists: [String] = []
@@ -50,6 +57,9 @@ struct Mount: ParsableCommand {
         _ = try parsedOptions()
         if source.isEmpty || mountpoint?.isEmpty == true || store?.isEmpty == true {
             throw ValidationError("a path is empty; name a directory")
+        }
+        if hook.count > HookLimits.hooksMax {
+            throw ValidationError("--hook can be given \(HookLimits.hooksMax) times at the most")
         }
     }
 
@@ -88,6 +98,7 @@ struct Mount: ParsableCommand {
         return DaemonConfiguration(
             sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: mode,
             store: store.map(Paths.absolute), maxDelta: maxDelta, options: options,
-            isForeground: foreground, isForced: force)
+            isForeground: foreground, isForced: force,
+            hooks: try Hook.named(hook, .mount))
     }
 }

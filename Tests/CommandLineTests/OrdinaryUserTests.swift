@@ -107,6 +107,69 @@ struct OrdinaryUserTests {
         }
     }
 
+    private static let mayMakeNamespaces: Bool = {
+        do {
+            let words = [
+                "setpriv", "--reuid=\(user)", "--regid=\(user)", "--clear-groups", "unshare", "-U", "-m", "true",
+            ]
+            return try TestSupport.run(words).code == 0
+        } catch {
+            return false
+        }
+    }()
+
+    @Test(
+        "run shows a user the snapshot at the mount point, as that user, by way of a user namespace",
+        .enabled(if: mayMakeNamespaces, "users may not make user namespaces here"))
+    func runInPlace() throws {
+        try with { top, mine, _ in
+            let point = (top / "mnt").string
+            try mine.succeed("mount", (top / "source").string, point)
+            try asUser(Self.user) { try (top / "mnt/file").create(Array("old".utf8)) }
+            let script = "cat \(point)/file; id -u; stat -c %u \(point)/file; echo x > \(point)/new"
+            let finished = try mine.run("run", "--in-place=always", point, "--", "sh", "-c", script)
+            #expect(finished.output == "old\(Self.user)\n\(Self.user)\n", "\(finished)")
+            #expect(finished.errors.contains("Read-only") && !finished.errors.contains("note:"), "\(finished)")
+            let automatic = try mine.run("run", point, "--", "true")
+            #expect(automatic.code == 0 && automatic.errors.contains("note: without root"), "\(automatic)")
+            let never = try mine.run(
+                "run", "--in-place=never", point, "--", "sh", "-c", "cat $FUSESNAP_SNAPSHOT/file")
+            #expect(never.code == 0 && never.output == "old" && never.errors.isEmpty, "\(never)")
+            // Root may not read another's mount, and does not get its rights.
+            let root = try TestSupport.run(
+                [Machine.binary, "run", point, "--", "true"], environment: ["XDG_RUNTIME_DIR": ""])
+            #expect(root.code == 125, "\(root)")
+            try mine.succeed("unmount", point)
+        }
+    }
+
+    @Test(
+        "where no namespace may be made, run says so and runs nothing; --in-place=never goes on",
+        .enabled(if: Machine.has("unshare"), "needs unshare"))
+    func noNamespace() throws {
+        try with { top, mine, _ in
+            let point = (top / "mnt").string
+            try mine.succeed("mount", (top / "source").string, point)
+            // Whoever has another root directory may make no user namespace.
+            try (top / "root").mkdir()
+            let script = """
+                mount --rbind / \(top)/root && exec chroot \(top)/root \
+                setpriv --reuid=\(Self.user) --regid=\(Self.user) --clear-groups "$0" "$@"
+                """
+            let confined = ["unshare", "--mount", "sh", "-c", script]
+            let words = [(top / "fusesnap").string, "run", point, "--", "echo", "ran"]
+            let environment = ["XDG_RUNTIME_DIR": (top / "run").string]
+            let limited = try TestSupport.run(confined + words, environment: environment)
+            #expect(limited.code == 125 && limited.output.isEmpty, "\(limited)")
+            #expect(limited.errors.contains("no user namespace"), "\(limited)")
+            #expect(limited.errors.contains("--in-place=never"), "\(limited)")
+            let never = [words[0], "run", "--in-place=never", point, "--", "echo", "ran"]
+            let goesOn = try TestSupport.run(confined + never, environment: environment)
+            #expect(goesOn.code == 0 && goesOn.output == "ran\n", "\(goesOn)")
+            try mine.succeed("unmount", point)
+        }
+    }
+
     @Test("another user may not control a mount, and root may")
     func control() throws {
         try with { top, _, theirs in

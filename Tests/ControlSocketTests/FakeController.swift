@@ -8,6 +8,8 @@ final class FakeController: SnapshotController {
         var holdsStop = false
         var stopsWaiting = 0
         var isUnmounted = false
+        var connectionsEnded: [UInt64] = []
+        var hooks: [HookResult] = []
     }
 
     private let state = Mutex(State())
@@ -25,9 +27,23 @@ final class FakeController: SnapshotController {
             return state.isActive
         }
         if wasActive { throw ControlFailure(.alreadyActive, "a snapshot is active already") }
-        return StartReport(
+        var report = StartReport(
             started: "2026-11-23T03:00:00Z", stallMicroseconds: 17, attempts: 2, filesFrozen: 3,
             snapshotDirectory: "/mnt/.snapshot")
+        report.snapshot = 12
+        return report
+    }
+
+    var connectionsEnded: [UInt64] { state.withLock { $0.connectionsEnded } }
+    var hooks: [HookResult] { state.withLock { $0.hooks } }
+
+    func connectionEnded(holding snapshot: UInt64) {
+        state.withLock { $0.connectionsEnded.append(snapshot) }
+    }
+
+    func noteHooks(_ options: HooksOptions) throws(ControlFailure) {
+        if options.snapshot != 12 { throw ControlFailure(.notActive, "another snapshot") }
+        state.withLock { $0.hooks = options.hooks }
     }
 
     func stop(

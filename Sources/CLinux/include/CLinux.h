@@ -143,4 +143,6 @@ int cl_pidfd_open(int32_t process);
  * mapped by themselves, whatever was freed before, and so much is left free at the heap's end at most. */
 void cl_return_memory(int bytes);
 
+#include "CLinuxProcess.h"
+
 #endif

@@ -53,6 +53,8 @@ package final class Freezer: Sendable {
         package var attempts: Int
         /// The files that were open for writing.
         package var files: Int
+        /// For how long the gate was closed.
+        package var gate: Duration
     }
 
     /// What was in the way at the last attempt.
@@ -101,12 +103,15 @@ package final class Freezer: Sendable {
                 let deadline = began + limits.stallMax
                 defer { letGo(round) }
                 let files = try hold(round, until: deadline)
+                let closing = ContinuousClock.now
                 guard let result = gate.withClosed(until: deadline, cut) else { throw .operation }
+                let gateTime = ContinuousClock.now - closing
                 preserveUnseen(files)
                 letGo(round)
                 return (
                     result,
-                    Report(stall: ContinuousClock.now - began, attempts: attempt, files: files.count)
+                    Report(
+                        stall: ContinuousClock.now - began, attempts: attempt, files: files.count, gate: gateTime)
                 )
             } catch {
                 last = error

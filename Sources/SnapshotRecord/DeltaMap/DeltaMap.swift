@@ -50,6 +50,40 @@ package final class DeltaMap: Sendable {
         }
     }
 
+    /// How much has changed, counted by inode.
+    package struct Changes: Sendable, Equatable {
+        /// Inodes of the cut, other than directories, whose data, attributes or last name changed.
+        package var files: UInt64 = 0
+        /// Of their data: what was overwritten, cut off or removed with the file, by whole blocks.
+        package var bytes: UInt64 = 0
+        /// Inodes made since, directories too.
+        package var created: UInt64 = 0
+
+        package init() {}
+
+        fileprivate mutating func add(_ contents: InodeRecord.Contents) {
+            // Without attributes nothing has been changed yet.
+            guard let status = contents.attributes?.status, !status.isDirectory else { return }
+            files += 1
+            let size = UInt64(clamping: status.isRegular ? status.size : 0)
+            bytes += contents.place == .source ? min(size, contents.changedBytes) : size
+        }
+    }
+
+    /// Costs as much as has changed.
+    package var changes: Changes {
+        var sum = Changes()
+        for shard in shards {
+            // The records' locks are not taken under the shard's.
+            let records = shard.mutex.withLock { shard in
+                sum.created += UInt64(shard.born.count)
+                return Array(shard.records.values)
+            }
+            for record in records { record.contents.withLock { sum.add($0) } }
+        }
+        return sum
+    }
+
     /// Notes that an inode was made after the cut. False where its key is that of an inode of the cut, so that
     /// the two cannot be told apart.
     package func insertBorn(_ key: InodeKey) -> Bool {

@@ -53,6 +53,11 @@ package final class InodeRecord: Sendable {
         /// Changed beside the mount: what of it is not recorded by then is lost.
         package var isLost = false
 
+        /// Of the data, what has changed: whole blocks.
+        var changedBytes: UInt64 {
+            blocks.count.multipliedReportingOverflow(by: UInt64(RecordLimits.blockBytes)).partialValue
+        }
+
         /// Whether all is recorded that the snapshot needs of a file.
         package var isWhole: Bool {
             guard let status = attributes?.status else { return false }

@@ -15,6 +15,8 @@ package final class DeltaStore: Sendable {
     private let bytes = Atomic<UInt64>(0)
     /// Those of `bytes` that lie in the graveyard, and still count in their owners' quotas.
     private let buried = Atomic<UInt64>(0)
+    /// What `bytes` was when its space was given back.
+    private let peak = Atomic<UInt64>(0)
     private let bytesMax: UInt64
 
     /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored.
@@ -37,6 +39,9 @@ package final class DeltaStore: Sendable {
 
     /// Bytes stored: originals copied, and those that lie in the graveyard.
     package var storedBytes: UInt64 { bytes.load(ordering: .relaxed) }
+
+    /// The most that was stored: it grows until all of it is given back.
+    package var peakBytes: UInt64 { max(storedBytes, peak.load(ordering: .relaxed)) }
 
     /// Counts `number` bytes in; throws ENOSPC where that is over the bound.
     package func reserve(_ number: UInt64) throws(Errno) {
@@ -149,7 +154,7 @@ package final class DeltaStore: Sendable {
         files.removeAll()
         _ = try removeTree(at: store.directory, Store.snapshotName)
         _ = try removeTree(at: store.companion, Store.graveyardName)
-        bytes.store(0, ordering: .relaxed)
+        peak.max(bytes.exchange(0, ordering: .relaxed), ordering: .relaxed)
         buried.store(0, ordering: .relaxed)
     }
 }
