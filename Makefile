@@ -10,6 +10,8 @@ BASE ?= /tmp
 # Of the campaigns: how often, and the first seed.
 ROUNDS ?= 100
 POLICY ?= write-through
+# Of bench and check-scale: how many files the tree has.
+FILES ?= 1000000
 # Of check-cut: it ends after STARTS snapshots, or after SECONDS where that is given.
 DIR ?= $(BASE)
 STARTS ?= 1000
@@ -17,13 +19,14 @@ SECONDS ?=
 SEED ?=
 CUTLOAD_OPTIONS ?=
 
-.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill check-cut
+.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill check-cut check-scale
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
-	@echo 'make bench      measure how long a start stalls applications (BASE=DIR: where)'
+	@echo 'make bench      measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
+	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
@@ -59,6 +62,12 @@ demo: require-demo build
 
 bench: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
+	Benchmarks/scale .build/release/fusesnap $(BASE)/fusesnap-scale $(FILES)
+
+check-scale: require-test
+	$(SWIFT) build --build-tests
+	FUSESNAP_TEST_BASE=$(BASE) FUSESNAP_TEST_FILES=$(FILES) FUSESNAP_TEST_ROUNDS=1000 FUSESNAP_TEST_HANG_SECONDS=3600 \
+		$(SWIFT) test --skip-build --no-parallel --filter ScaleTests
 
 check-kill: require-test
 	$(SWIFT) build --build-tests

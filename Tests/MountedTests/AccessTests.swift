@@ -28,7 +28,9 @@ struct AccessTests {
     func rightsOfTheCut() throws {
         try MountedSource.with { mount in
             let live = mount.mountpoint
-            for (name, mode) in [("opened", 0o600), ("closed", 0o644), ("given", 0o600), ("listed", 0o600)] as [(Path, UInt32)] {
+            for (name, mode) in [("opened", 0o600), ("closed", 0o644), ("given", 0o600), ("listed", 0o600)]
+                as [(Path, UInt32)]
+            {
                 try (live / name).create(bytes(100))
                 try (live / name).chmod(mode)
             }
@@ -69,9 +71,8 @@ struct AccessTests {
                 && ! cat secret 2>/dev/null && ! cat .snapshot/secret 2>/dev/null \
                 && ! chown 1:1 made 2>/dev/null
                 """
-            try succeed(
-                ["setpriv", "--reuid=\(Self.user)", "--regid=\(Self.user)", "--clear-groups", "unshare", "-Ur", "sh", "-c"]
-                    + [script])
+            let drop = ["setpriv", "--reuid=\(Self.user)", "--regid=\(Self.user)", "--clear-groups"]
+            try succeed(drop + ["unshare", "-Ur", "sh", "-c", script])
             let made = try (mount.source / "made").lstat()
             #expect(made.user == Self.user && made.group == Self.user)
             #expect((mount.mountpoint / "secret").exists)
@@ -80,7 +81,8 @@ struct AccessTests {
 
     @Test(
         "what is reserved for root stays so",
-        .enabled(if: Machine.has("mkfs.ext4") && Path("/dev/loop-control").exists, "needs mkfs.ext4 and loop devices"))
+        .enabled(
+            if: Machine.has("mkfs.ext4") && Path("/dev/loop-control").exists, "needs mkfs.ext4 and loop devices"))
     func reservedBlocks() throws {
         let size = 64 << 20
         let image = Path("image")
