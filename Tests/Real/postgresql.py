@@ -98,13 +98,14 @@ class PostgreSQL(Application):
                        "--parent-check", "--jobs", 2, user=USER)
             if said.strip():
                 raise Fault(f"pg_amcheck: {said[:2000]}")
+            # Before the server is ended, which breaks off what works in the background, and says so.
+            wrong = complaints(log, "PANIC:", "FATAL:", "ERROR:", "WARNING:", without=["the database system is "])
+            if wrong:
+                raise Fault(f"{log}: {wrong[:5]}")
             self._end(server)
         finally:
             server.kill()
         run(program("pg_checksums"), "--check", "--pgdata", place, user=USER)
-        wrong = complaints(log, "PANIC:", "FATAL:", "ERROR:", "WARNING:", without=["the database system is "])
-        if wrong:
-            raise Fault(f"{log}: {wrong[:5]}")
         return found
 
     def _audit(self, sockets):
