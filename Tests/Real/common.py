@@ -31,18 +31,30 @@ def as_user(user, words):
     return ["setpriv", *identity, "--pdeathsig", "KILL", "--", *map(str, words)]
 
 
+def kill_group(process):
+    """Kills a process that leads a group, with the group; not when its number may be another's already."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def run(*words, user=None, text=None):
-    """What the command prints; a Fault if it fails."""
-    try:
-        done = subprocess.run(
-            as_user(user, words), env=ENVIRONMENT, cwd="/", input=text, capture_output=True, text=True,
-            errors="replace", timeout=COMMAND_SECONDS_MAX, start_new_session=True)
-    except subprocess.TimeoutExpired as late:
-        raise Fault(f"{' '.join(map(str, words))}: did not end in {COMMAND_SECONDS_MAX} s") from late
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip()
-        raise Fault(f"{' '.join(map(str, words))}: exit code {done.returncode}: {said[-2000:]}")
-    return done.stdout
+    """What the command prints; a Fault if it fails. If that is interrupted, it ends, with all that it has started."""
+    command = " ".join(map(str, words))
+    with subprocess.Popen(
+            as_user(user, words), env=ENVIRONMENT, cwd="/", start_new_session=True, text=True, errors="replace",
+            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE) as process:
+        try:
+            output, errors = process.communicate(text, timeout=COMMAND_SECONDS_MAX)
+        except subprocess.TimeoutExpired as late:
+            kill_group(process)
+            raise Fault(f"{command}: did not end in {COMMAND_SECONDS_MAX} s") from late
+        except BaseException:
+            kill_group(process)
+            raise
+    if process.returncode:
+        raise Fault(f"{command}: exit code {process.returncode}: {(output + errors).strip()[-2000:]}")
+    return output
 
 
 def wait_until(what, condition, seconds=WAIT_SECONDS_MAX):
@@ -91,9 +103,7 @@ class Process:
 
     def kill(self):
         """For clean-up: what it started goes too, and nothing is said."""
-        if not self.is_running():
-            return
-        os.killpg(self.popen.pid, signal.SIGKILL)
+        kill_group(self.popen)
         try:
             self.popen.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -243,7 +253,8 @@ class Mount:
         self.start_seconds, self.stall_seconds = [], []
         self._fusesnap = fusesnap
         os.mkdir(path)
-        run(fusesnap, "mount", "--mode", mode, *(["-o", options] if options else []), path)
+        # It is new and nobody's; but mount namespaces of other programs, which come and go, would make `mount` refuse.
+        run(fusesnap, "mount", "--force", "--mode", mode, *(["-o", options] if options else []), path)
         self._is_mounted = True
 
     def start(self):
