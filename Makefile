@@ -7,8 +7,8 @@ SCRIPTS := Tests/Scripts
 
 # Where benchmarks and campaigns make their files.
 BASE ?= /tmp
-# Of the campaigns: how often, and the first seed.
-ROUNDS ?= 100
+# Of the campaigns: how often (100 kills, 10 snapshots of each application), and the I/O policy.
+ROUNDS ?=
 POLICY ?= write-through
 # Of bench and check-scale: how many files the tree has.
 FILES ?= 1000000
@@ -18,8 +18,14 @@ STARTS ?= 1000
 SECONDS ?=
 SEED ?=
 CUTLOAD_OPTIONS ?=
+# Of check-real: which applications, with how much data (pgbench's scale factor), in which mode.
+APPS ?= postgresql,mariadb,sqlite,image
+SCALE ?= 10
+MODE ?= preserve
+REAL_OPTIONS ?=
 
-.PHONY: help build test demo install uninstall lint format clean require require-test require-demo bench check-kill check-cut check-scale
+.PHONY: help build test demo install uninstall lint format clean bench
+.PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
@@ -29,6 +35,8 @@ help:
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
+	@echo 'make check-real back up databases and disk images at work, ROUNDS times each (APPS, SCALE, POLICY, BASE, MODE,'
+	@echo '                SECONDS, SEED); installs PostgreSQL, MariaDB, ... as root'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
@@ -44,6 +52,9 @@ require-test:
 require-demo:
 	@$(SCRIPTS)/require build demo
 
+require-real:
+	@$(SCRIPTS)/require build demo real
+
 build: require
 	$(SWIFT) build -c release --static-swift-stdlib --product fusesnap
 
@@ -56,6 +67,11 @@ check-cut: build
 	$(SWIFT) build -c release --product cutload
 	$(SCRIPTS)/check-cut .build/release/fusesnap .build/release/cutload '$(DIR)' io=$(POLICY) \
 		--starts $(STARTS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(CUTLOAD_OPTIONS)
+
+check-real: require-real build
+	Tests/Real/check-real .build/release/fusesnap --base '$(BASE)' --apps $(APPS) --rounds $(or $(ROUNDS),10) \
+		$(if $(SECONDS),--seconds $(SECONDS)) --scale $(SCALE) --mode $(MODE) --mount-options io=$(POLICY) \
+		$(if $(SEED),--seed $(SEED)) $(REAL_OPTIONS)
 
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap
@@ -71,7 +87,7 @@ check-scale: require-test
 
 check-kill: require-test
 	$(SWIFT) build --build-tests
-	FUSESNAP_TEST_BASE=$(BASE) FUSESNAP_TEST_ROUNDS=$(ROUNDS) FUSESNAP_TEST_MOUNT_OPTIONS=io=$(POLICY) \
+	FUSESNAP_TEST_BASE=$(BASE) FUSESNAP_TEST_ROUNDS=$(or $(ROUNDS),100) FUSESNAP_TEST_MOUNT_OPTIONS=io=$(POLICY) \
 		$(SWIFT) test --skip-build --no-parallel --filter FreezeTests/killed
 
 install: build
