@@ -44,7 +44,7 @@ private struct Census {
     private let proc: Descriptor
     private let ownNamespace: [UInt8]
     /// The processes of each mount namespace.
-    private var members: [[UInt8]: [Int32]] = [:]
+    private var inhabitants: [[UInt8]: [Int32]] = [:]
     private var known: Set<Holder> = []
     private(set) var result = HolderScan()
 
@@ -71,7 +71,7 @@ private struct Census {
             do throws(Errno) {
                 let files = try ProcessFiles(at: proc, String(process))
                 let (namespace, top) = (try files.link("ns/mnt"), try files.link("root"))
-                if !excepted.contains(process) { members[namespace, default: []].append(process) }
+                if !excepted.contains(process) { inhabitants[namespace, default: []].append(process) }
                 guard seen.insert([namespace, top]).inserted else { continue }
                 table.add(mountinfo: try files.contents("mountinfo"), top: top, namespace: namespace)
             } catch {
@@ -89,20 +89,8 @@ private struct Census {
             let path = String(decoding: joined(line.point, inside), as: UTF8.self)
             if line.namespace == ownNamespace {
                 add(Holder(process: 0, command: "", use: .mount, path: path))
-            } else if told.insert(line.namespace).inserted, let process = member(of: line.namespace) {
-                add(Holder(process: process, command: command(of: process), use: .mountNamespace, path: path))
-            }
-        }
-    }
-
-    /// A process that is still in the namespace: one without any has gone with its processes.
-    private func member(of namespace: [UInt8]) -> Int32? {
-        members[namespace]?.first { process in
-            do throws(Errno) {
-                return try ProcessFiles(at: proc, String(process)).link("ns/mnt") == namespace
-            } catch {
-                // It has ended meanwhile.
-                return false
+            } else if told.insert(line.namespace).inserted, let found = inhabitant(of: line.namespace) {
+                add(Holder(process: found.process, command: found.command, use: .mountNamespace, path: path))
             }
         }
     }
@@ -130,13 +118,20 @@ private struct Census {
         return false
     }
 
-    private func command(of process: Int32) -> String {
-        do throws(Errno) {
-            let files = try ProcessFiles(at: proc, String(process))
-            return ProcessSummary(parsing: try files.contents("stat"))?.command ?? ""
-        } catch {
-            return ""
+    /// A process that is in this mount namespace still, and its command. Where all have ended since they were met,
+    /// the namespace has gone too.
+    private func inhabitant(of namespace: [UInt8]) -> (process: Int32, command: String)? {
+        for process in inhabitants[namespace, default: []] {
+            do throws(Errno) {
+                let files = try ProcessFiles(at: proc, String(process))
+                let summary = ProcessSummary(parsing: try files.contents("stat"))
+                // One that has ended, and waits to be asked how, is in no namespace.
+                if let summary, try files.link("ns/mnt") == namespace { return (process, summary.command) }
+            } catch {
+                // It has ended.
+            }
         }
+        return nil
     }
 
     // MARK: Processes

@@ -206,7 +206,7 @@ class Application:
         pass
 
     def audit(self):
-        """The live data under load: a Fault if an invariant is broken; by ledger, the numbers that are there, or None."""
+        """The live data under load: a Fault if an invariant is broken; by ledger, the numbers there are, or None."""
         raise NotImplementedError
 
     def compare(self, snapshot, copy):

@@ -41,7 +41,7 @@ class Disk:
             return subprocess.run(["umount", self.mountpoint], capture_output=True).returncode == 0
 
         if self._is_mounted:
-            wait_until(f"{self.mountpoint} to be unmounted", is_unmounted, 60)
+            wait_until(f"{self.mountpoint} to be unmounted", is_unmounted, 20)
             self._is_mounted = False
         if self._device:
             run("losetup", "--detach", self._device)
@@ -103,8 +103,10 @@ def commit(directory, number):
         os.fsync(file.fileno())
     os.rename(path + ".new", path)
     handle = os.open(directory, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def work(directory, seed):

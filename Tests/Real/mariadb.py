@@ -17,7 +17,6 @@ SETTINGS = [
     # Small, so that checkpoints fall into every snapshot, and the log goes round.
     "--innodb-log-file-size=16M",
     "--innodb-flush-log-at-trx-commit=1",
-    "--max-statement-time=0",
 ]
 
 # Accounts are locked in the order of their numbers, so there are no deadlocks.

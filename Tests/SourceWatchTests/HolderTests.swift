@@ -314,6 +314,22 @@ private let needs: Comment = "needs root, python3 and unshare"
         }
     }
 
+    @Test("a mount namespace that goes while the scan passes is no holder")
+    func namespaceThatGoes() throws {
+        try withSource { (top, source) throws in
+            let privately = Self.privately.joined(separator: " ")
+            let script = """
+                for worker in 1 2 3 4; do for i in $(seq 200); do \(privately) true; done & done; wait; touch \(top)/over
+                """
+            let child = try Child(["sh", "-c", script])
+            while try !top.entries().contains("over") {
+                let found = try holders(of: try openDirectory(source), except: []).holders
+                #expect(found.filter { $0.command == "" }.isEmpty)
+            }
+            #expect(try child.wait().code == 0)
+        }
+    }
+
     // MARK: Deleted files
 
     @Test("files without a name, and in removed directories, are found")
