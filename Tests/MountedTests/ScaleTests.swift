@@ -39,12 +39,15 @@ struct ScaleTests {
         }
     }
 
+    /// Makes files `dN/file-NUMBER`, a thousand in a directory: by programs, since a million would take long here.
     private static func make(_ count: Int, in source: Path) throws {
-        for number in 0..<count {
-            let directory = source / Path("d\(number / 1000)")
-            if number % 1000 == 0 { try directory.mkdir() }
-            try (directory / Path("file-\(number)")).create()
-        }
+        let script = """
+            cd "$0" && for first in $(seq 0 1000 $(($1 - 1))); do
+                last=$((first + 999)); [ $last -lt $1 ] || last=$(($1 - 1))
+                mkdir d$((first / 1000)) && cd d$((first / 1000)) && seq -f file-%.0f $first $last | xargs touch && cd .. || exit
+            done
+            """
+        try succeed(["sh", "-c", script, source.string, "\(count)"], seconds: 1200)
     }
 
     /// Looks up everything, as a backup does.
@@ -177,7 +180,8 @@ struct ScaleTests {
         let count = files(20_000)
         try MountedSource.with(prepare: { source in
             try (source / "large").mkdir()
-            for number in 0..<count { try (source / "large" / Path("steady-\(number)")).create() }
+            let script = "cd \"$0\" && seq -f steady-%.0f 0 $(($1 - 1)) | xargs touch"
+            try succeed(["sh", "-c", script, (source / "large").string, "\(count)"], seconds: 1200)
         }) { mount in
             let directory = mount.mountpoint / "large"
             try mount.start()
