@@ -43,6 +43,8 @@ package struct Layer: Sendable {
         case .status(let inode, let status, let size):
             records[inode, default: Record()].status = status
             records[inode, default: Record()].size = size
+            // One that was new in the layer below is an old one here, once that is merged.
+            records[inode, default: Record()].links = nil
         case .links(let inode, let links, let changed):
             records[inode, default: Record()].links = links
             records[inode, default: Record()].changed = changed

@@ -60,6 +60,8 @@ package final class Run {
     private var isDurableBelow = false
     private var hasBegunMerge = false
     private var isDiscarding = false
+    /// Whether a power cut has lost a last layer of which nothing was synced: there is no snapshot any more.
+    private var wasEndedByCrash = false
     /// Whether a snapshot has begun.
     private var isWatched = false
 
@@ -188,12 +190,18 @@ package final class Run {
                     break
                 }
                 passes += 1
+                if passes < 3 { try operateSome() }
+                // A power cut may have lost the last layer, of which nothing was synced.
+                if model.phase == .idle { break }
                 log.append("seal")
                 model.seal()
+                if passes < 3 { try operateSome() }
+                // Or it may have brought back what was before the seal.
+                if model.layers.count < 2 { continue }
             }
             while model.mergeStep() {
                 try raise()
-                if passes < 3 && dice.isTrue(oneIn: 3) {
+                if passes < 3 && !wasEndedByCrash && dice.isTrue(oneIn: 3) {
                     try operate()
                     try crashNow()
                 }
@@ -202,6 +210,7 @@ package final class Run {
             try raise()
         }
         try raise()
+        if wasEndedByCrash { return }
         // All is durable once the merge is over.
         var disk = model.disk
         disk.cutPower(&dice)
@@ -210,6 +219,13 @@ package final class Run {
             recovered.live(), reachable(ideal.nodes), comparesChanged: false)
         {
             throw fail("after the merge, power cut: \(problem)")
+        }
+    }
+
+    private func operateSome() throws(Failure) {
+        for _ in 0..<dice.number(0...2) {
+            try operate()
+            try crashNow()
         }
     }
 
@@ -368,6 +384,7 @@ package final class Run {
         }
         oracle.states.append(Oracle.State(ideal.nodes))
         if model.phase == .merging { hasBegunMerge = true }
-        watch()
+        // Of what is changed while idle nothing is promised here.
+        if model.phase == .idle { wasEndedByCrash = true } else { watch() }
     }
 }
