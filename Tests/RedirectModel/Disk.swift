@@ -144,7 +144,8 @@ package struct Disk: Sendable {
         var chosen: Set<Int> = []
         for index in pending.indices.reversed() {
             guard case .names(let changes, _, _) = pending[index] else { continue }
-            let isIn = changes.contains { $0.directory == directory }
+            let isIn =
+                changes.contains { $0.directory == directory }
                 || chosen.contains { builds($0, on: index) }
             if isIn { chosen.insert(index) }
         }

@@ -65,7 +65,9 @@ package struct OperationGenerator {
         var name = name()
         let choice = dice.number(0...99)
         // A name that is there, more often than not, where one is to be taken.
-        if choice >= 20, dice.number(0...3) > 0, let some = tree.nodes[directory]?.entries.keys.sorted(), !some.isEmpty {
+        if choice >= 20, dice.number(0...3) > 0, let some = tree.nodes[directory]?.entries.keys.sorted(),
+            !some.isEmpty
+        {
             name = dice.pick(some)
         }
         switch choice {

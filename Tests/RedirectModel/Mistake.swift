@@ -38,6 +38,8 @@ package enum Mistake: String, CaseIterable, Sendable {
     case markDoesNotWaitForSeal
     /// Names are put where they belong without being taken away first.
     case mergeWithoutStaging
+    /// Names are put where they belong before it is durable that others were taken away.
+    case putBeforeTakesAreDurable
     /// A directory's attributes are merged before the names in it.
     case directoryTimesFirst
     /// A merged layer's delta files go before its journal.

@@ -66,7 +66,8 @@ struct Oracle {
             var status = wanted.status
             if !comparesChanged { status.changed = node.status.changed }
             if node.status != status || node.content.size != wanted.content.size {
-                return "inode \(inode) has \(node.status) \(node.content.size), not \(status) \(wanted.content.size)"
+                return
+                    "inode \(inode) has \(node.status) \(node.content.size), not \(status) \(wanted.content.size)"
             }
         }
         return nil
@@ -79,7 +80,8 @@ struct Oracle {
         let history = states[min(since, states.count - 1)...].map { $0.all[inode] }
         let known = history.compactMap { $0 }
         if !old.contains(inode) {
-            let isKnown = known.contains { $0.status.mode == node.status.mode }
+            let isKnown =
+                known.contains { $0.status.mode == node.status.mode }
                 && known.contains { $0.status.owner == node.status.owner }
                 && known.contains { $0.status.extended == node.status.extended }
                 && known.contains { $0.content.size == node.content.size }

@@ -3,6 +3,9 @@
 enum MergeStep: Sendable {
     /// Takes away what a name stands for in the primary, where the layer says otherwise.
     case take(Inode, Name)
+    /// Makes what was taken away durable, before anything is put: a power cut that lost one move and kept another could
+    /// leave two directories in each other.
+    case settle
     /// Gives an inode the name that the layer says.
     case put(Inode, Name, Inode)
     /// Removes what is left of an inode in the store.
@@ -58,7 +61,8 @@ extension Redirect {
         let concerned = layer.named.union(layer.born).union(layer.bornDirectories)
         let clears = concerned.sorted().map { MergeStep.clear($0) }
         if mistake == .directoryTimesFirst { return directories + takes + puts + clears + data + files }
-        return takes + puts + clears + data + files + directories
+        let settled: [MergeStep] = mistake == .putBeforeTakesAreDurable ? [] : [.settle]
+        return takes + settled + puts + clears + data + files + directories
     }
 
     /// One bounded step of the merge; false where the layer is merged.
@@ -85,6 +89,7 @@ extension Redirect {
         let layer = layers[0]
         switch merge {
         case .take(let directory, let name): take(directory, name, layer)
+        case .settle: step { $0.synchronizeAll() }
         case .put(let directory, let name, let inode): put(directory, name, inode)
         case .clear(let inode): clear(inode, layer)
         case .size(let inode):

@@ -36,7 +36,8 @@ extension Redirect {
         if mistake != .killForgetsFlushes {
             // What waits to be flushed before a mark was known to the daemon that is gone: so the next waits for all.
             for layer in layers where wasKilled(disk.journals[layer.number]) {
-                flushBeforeMark(layer.number, layer.inodesWithData.union(layer.born).intersection(disk.inodes.keys))
+                flushBeforeMark(
+                    layer.number, layer.inodesWithData.union(layer.born).intersection(disk.inodes.keys))
             }
         }
         removeStrays()

@@ -269,7 +269,8 @@ package final class Run {
     /// An inode of the cut that is not as it was, in the primary.
     private func changedPrimary(_ disk: borrowing Disk) -> Inode? {
         for (inode, node) in cut {
-            guard let present = disk.inodes[inode], present.entries == node.entries, present.content == node.content
+            guard let present = disk.inodes[inode], present.entries == node.entries,
+                present.content == node.content
             else { return inode }
             var status = present.status
             status.links = node.status.links

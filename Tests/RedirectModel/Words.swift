@@ -102,7 +102,8 @@ package enum DataChange: Equatable, Sendable {
         for half in range {
             let page = half / Page.halfCount
             let begins = page * Page.halfCount
-            let isWhole = range.lowerBound <= begins
+            let isWhole =
+                range.lowerBound <= begins
                 && (range.upperBound >= begins + Page.halfCount || range.upperBound == content.size)
             if isWhole {
                 content.pages[page] = nil
