@@ -32,6 +32,8 @@ package struct Disk: Sendable {
     package private(set) var inodes: [Inode: Node]
     package private(set) var journals: [Int: JournalFile] = [:]
     package private(set) var boot = 0
+    /// No layer's number is used twice, nor, so, the name of a delta file.
+    private(set) var lastLayer = 0
     private var durable: [Inode: Node]
     /// Each inode as it was made: so it becomes durable with its first name.
     private var initial: [Inode: Node] = [:]
@@ -192,6 +194,7 @@ package struct Disk: Sendable {
     // MARK: Journals
 
     mutating func beginJournal(_ number: Int) {
+        lastLayer = max(lastLayer, number)
         journals[number] = JournalFile(records: [.head(boot: boot)])
     }
 

@@ -28,6 +28,8 @@ package enum Mistake: String, CaseIterable, Sendable {
     case killForgetsFlushes
     /// After a power cut the journal is written on as it is, with what did not count in it.
     case journalGoesOnAfterPowerCut
+    /// What lies behind a recovered size stays there.
+    case tailsStay
     /// The head of a recovered journal keeps the old boot.
     case recoveredHeadKeepsBoot
     /// Merging begins before what is merged is durable.

@@ -19,8 +19,9 @@ enum MergeStep: Sendable {
 extension Redirect {
     package mutating func start() {
         precondition(phase == .idle, "one snapshot at a time")
-        step { $0.beginJournal(1) }
-        layers = [Layer(1)]
+        let number = disk.lastLayer + 1
+        step { $0.beginJournal(number) }
+        layers = [Layer(number)]
         primaryIsDurable = false
         phase = .active
     }
@@ -30,8 +31,9 @@ extension Redirect {
         precondition(layers.count == 1, "one layer is merged at a time")
         let number = top.number
         step { $0.append(.sealed, to: number) }
-        step { $0.beginJournal(number + 1) }
-        layers.append(Layer(number + 1))
+        let next = disk.lastLayer + 1
+        step { $0.beginJournal(next) }
+        layers.append(Layer(next))
         sealIsDurable = false
         phase = .merging
         work = steps(of: layers[0])

@@ -21,13 +21,13 @@ extension Redirect {
         if let seal, isSameBoot || mistake == .sealCountsUnmarked || isMarked(bottom, beyond: seal) {
             layers = [Layer.replay(bottom, number: number, all: true)]
             sealIsDurable = isMarked(bottom, beyond: seal)
-            recoverTop(number + 1)
+            recoverTop(above: number)
             primaryIsDurable = sealIsDurable
             phase = .merging
             work = steps(of: layers[0])
         } else {
             // A layer above one that does not count holds nothing that anybody was promised.
-            if disk.journals[number + 1] != nil { step { $0.removeJournal(number + 1) } }
+            for above in disk.journals.keys.sorted() where above > number { step { $0.removeJournal(above) } }
             layers = [Layer.replay(bottom, number: number, all: isSameBoot)]
             if !isSameBoot { renew(number) }
             // Between two layers of a merge nothing tells that the snapshot is over but the number.
@@ -35,9 +35,13 @@ extension Redirect {
         }
         if mistake != .killForgetsFlushes {
             // What waits to be flushed before a mark was known to the daemon that is gone: so the next waits for all.
-            for layer in layers where wasKilled(disk.journals[layer.number]) {
-                flushBeforeMark(
-                    layer.number, layer.inodesWithData.union(layer.born).intersection(disk.inodes.keys))
+            // A new file of the layer below may have been renamed over another in this one.
+            var born: Set<Inode> = []
+            for layer in layers {
+                born.formUnion(layer.born)
+                guard wasKilled(disk.journals[layer.number]) else { continue }
+                let inodes = layer.inodesWithData.union(born).intersection(disk.inodes.keys)
+                flushBeforeMark(layer.number, inodes)
             }
         }
         removeStrays()
@@ -53,8 +57,14 @@ extension Redirect {
         }
     }
 
-    private mutating func recoverTop(_ number: Int) {
-        guard let journal = disk.journals[number], !journal.records.isEmpty else {
+    private mutating func recoverTop(above lower: Int) {
+        // One whose head was lost would hide the next one from a later recovery.
+        for (number, journal) in disk.journals where number > lower && journal.records.isEmpty {
+            step { $0.removeJournal(number) }
+        }
+        guard let number = disk.journals.keys.filter({ $0 > lower }).min(), let journal = disk.journals[number]
+        else {
+            let number = disk.lastLayer + 1
             step { $0.beginJournal(number) }
             layers.append(Layer(number))
             return
@@ -67,6 +77,7 @@ extension Redirect {
     /// Writes the top layer's journal anew with what counts, so that what did not count never will.
     private mutating func renew(_ number: Int) {
         if mistake == .journalGoesOnAfterPowerCut { return }
+        if mistake != .tailsStay { zeroTails() }
         let layer = top
         // The removal of what does not count is durable with it.
         let records: [JournalRecord] = [
@@ -74,6 +85,26 @@ extension Redirect {
         ]
         step { [mistake] in
             $0.replaceJournal(number, records, keepingBoot: mistake == .recoveredHeadKeepsBoot)
+        }
+    }
+
+    /// Where a size counts and the data that came with it do not, there may be something behind the end: it must not
+    /// show when the file grows, since the size of then may count without the data again.
+    private mutating func zeroTails() {
+        let number = top.number
+        for (inode, record) in top.records.sorted(by: { $0.key < $1.key })
+        where record.status != nil && record.size % Page.halfCount != 0 {
+            let page = record.size / Page.halfCount
+            guard var version = storedContent(inode).pages[page], version.halves[1] != 0 else { continue }
+            version.halves[1] = 0
+            let delta = Self.deltaFile(number, inode)
+            if disk.inodes[delta] == nil {
+                step { $0.make(delta, .file, Status(), size: 1_000_000, in: Disk.deltaFiles, delta) }
+                step { $0.synchronize(Disk.deltaFiles) }
+            }
+            step { [version] in $0.setPage(delta, page, version) }
+            step { $0.synchronize(delta) }
+            top.apply(.data(inode, [page]))
         }
     }
 

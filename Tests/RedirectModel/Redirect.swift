@@ -99,6 +99,13 @@ package struct Redirect {
     }
 
     func content(_ inode: Inode) -> Content {
+        var content = storedContent(inode)
+        content.truncate(to: content.size)
+        return content
+    }
+
+    /// With what may lie behind the size.
+    func storedContent(_ inode: Inode) -> Content {
         var content = disk.inodes[inode]?.content ?? Content()
         for layer in layers {
             guard let record = layer.records[inode], record.status != nil else { continue }
@@ -108,7 +115,6 @@ package struct Redirect {
             }
             content.size = record.size
         }
-        content.truncate(to: content.size)
         return content
     }
 
