@@ -22,6 +22,8 @@ package enum Mistake: String, CaseIterable, Sendable {
     case removeNewFileAtOnce
     /// Recovery from a kill removes new files without a name before the record of it is durable.
     case strayGoesBeforeMark
+    /// The merge removes a new file that the next layer has unlinked, before the record of that is durable.
+    case clearGoesBeforeMark
     /// A rename over another is not preceded by a flush of what takes its place.
     case renameOverUnflushed
     /// After a kill nobody knows any more what must be flushed before the next mark.

@@ -60,7 +60,8 @@ extension Redirect {
                 files.append(.status(inode))
             }
         }
-        let concerned = layer.named.union(layer.born).union(layer.bornDirectories)
+        let gone = layer.records.filter { ($0.value.links ?? $0.value.status?.links) == 0 }.keys
+        let concerned = layer.named.union(layer.born).union(layer.bornDirectories).union(gone)
         let clears = concerned.sorted().map { MergeStep.clear($0) }
         if mistake == .directoryTimesFirst { return directories + takes + puts + clears + data + files }
         let settled: [MergeStep] = mistake == .putBeforeTakesAreDurable ? [] : [.settle]
@@ -151,8 +152,11 @@ extension Redirect {
             step { $0.unlink(in: Disk.staging, inode) }
         }
         guard disk.inodes[Disk.newFiles]?.entries[inode] != nil else { return }
-        // One that only a higher layer names waits for that.
-        if layer.named.contains(inode) || !layers[1].named.contains(inode) {
+        // One of which the next layer says anything waits for that: it may be named there, or have been by a record that
+        // is durable while the one that took the name away is not.
+        if layer.named.contains(inode) || layers[1].records[inode] == nil
+            || mistake == .clearGoesBeforeMark && !layers[1].named.contains(inode)
+        {
             step { $0.unlink(in: Disk.newFiles, inode) }
         }
     }

@@ -89,6 +89,7 @@ private enum Way: String {
         (.writeToMergingLayer, .live, 45, 5),
         (.discardBeforeRecord, .kills, 9, 5),
         (.killForgetsFlushes, .crashes, 3519, 10),
+        (.clearGoesBeforeMark, .power, 2344, 20),
     ]
 
     @Test("each rule that is left out is noticed, and only then", arguments: Mistake.allCases)
