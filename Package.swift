@@ -56,6 +56,9 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CTestSupport", system], path: "Tests/TestSupport",
             cSettings: gnuNames, swiftSettings: swiftSettings),
+        .target(
+            name: "RedirectModel", dependencies: ["TestSupport"], path: "Tests/RedirectModel",
+            cSettings: gnuNames, swiftSettings: swiftSettings + [.unsafeFlags(["-O"])]),
         .executableTarget(
             name: "cutload", dependencies: ["TestSupport", "CTestSupport", system, argumentParser],
             path: "Tests/CutLoad", cSettings: gnuNames, swiftSettings: swiftSettings),
@@ -68,6 +71,7 @@ let package = Package(
         tests(
             "SnapshotMountTests",
             ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
+        tests("RedirectModelTests", ["RedirectModel", "TestSupport"]),
         tests("SourceWatchTests", ["SourceWatch", "LinuxSystem", "TestSupport", system]),
         tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
         tests("MountedTests", ["TestSupport", "CTestSupport", "cutload", system]),
