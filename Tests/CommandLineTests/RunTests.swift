@@ -223,7 +223,7 @@ func tell(_ fifo: Path) throws {
             }
             try mount.stop()
             // Until then its namespace keeps the mount.
-            try wait("the orphan's end") { kill(orphan, 0) != 0 }
+            try wait("the orphan's end") { !isRunning(orphan) }
         }
     }
 

@@ -99,15 +99,7 @@ package final class MountedSource: Sendable {
         try (directory / Path("\(ts_minor(connection))") / "abort").open(O_WRONLY).writeAll([UInt8(ascii: "1")])
     }
 
-    /// Whether the daemon runs: a zombie does not.
-    package var isAlive: Bool {
-        do {
-            let text = String(decoding: try Path("/proc/\(daemon)/stat").contents(), as: UTF8.self)
-            return !(text.split(separator: ")").last?.hasPrefix(" Z") ?? true)
-        } catch {
-            return false
-        }
-    }
+    package var isAlive: Bool { isRunning(daemon) }
 
     // MARK: The program's verbs
 
@@ -144,6 +136,16 @@ package final class MountedSource: Sendable {
 
     package func waitForEnd() throws {
         try wait("the daemon's end") { !isAlive }
+    }
+}
+
+/// Whether a process runs: a zombie does not, which stays where the first process collects no orphans.
+package func isRunning(_ process: Int32) -> Bool {
+    do {
+        let text = String(decoding: try Path("/proc/\(process)/stat").contents(), as: UTF8.self)
+        return !(text.split(separator: ")").last?.hasPrefix(" Z") ?? true)
+    } catch {
+        return false
     }
 }
 
