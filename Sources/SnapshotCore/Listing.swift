@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// The names of a directory, kept together in one block of memory.
 package struct Listing: Sendable {
     private struct Entry {
@@ -20,6 +22,18 @@ package struct Listing: Sendable {
             names.append(name[at])
             at += 1
         } while name[at - 1] != 0
+    }
+
+    /// Puts the entries in an order that follows from them alone: by inode number, then by name.
+    package mutating func sort() {
+        let names = names
+        names.withUnsafeBufferPointer { names in
+            guard let start = names.baseAddress else { return }
+            entries.sort { left, right in
+                if left.inode != right.inode { return left.inode < right.inode }
+                return strcmp(start + Int(left.name), start + Int(right.name)) < 0
+            }
+        }
     }
 
     /// Hands out entry number `index`: its name, its inode number, its kind (DT_REG, ...).

@@ -196,16 +196,20 @@ package struct OverlayView: Sendable {
         }
     }
 
-    /// Every name in a directory, in an order that stays. `directory` is a descriptor opened for reading, nil where
-    /// the directory is detached.
+    /// Every name in a directory, in the same order whenever it is listed, since the kernel puts what it has cached of one
+    /// listing and what it reads of another together. `directory` is a descriptor opened for reading, nil where the
+    /// directory is detached.
     package func listing(
         of reference: InodeReference, _ directory: Descriptor?
     ) throws(Errno) -> Listing {
-        let primary = try primaryListing(of: reference, directory)
+        var primary = try primaryListing(of: reference, directory)
         try checkNotLost(reference.key)
         // The names that are not recorded by now have not changed since the cut, so each was met exactly once.
         let changed = map.record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]
-        if changed.isEmpty { return primary }
+        if changed.isEmpty {
+            primary.sort()
+            return primary
+        }
         var patched = Listing()
         primary.forEach { name, inode, kind in
             if changed[FileName(name)] == nil {
@@ -218,6 +222,7 @@ package struct OverlayView: Sendable {
                 patched.append($0, inode: inode.key.inode, kind: UInt8(inode.kind >> 12))
             }
         }
+        patched.sort()
         return patched
     }
 }

@@ -44,6 +44,38 @@ import Testing
         }
     }
 
+    @Test("listings that are opened at different times, and read by turns, show each name once")
+    func listingsMixed() throws {
+        let names = Set((0..<5000).map { Path("name-\($0)") })
+        try MountedSource.with(prepare: { source in
+            try (source / "d").mkdir()
+            for name in names { try (source / "d" / name).create() }
+        }) { mount in
+            try mount.start()
+            for round in 0..<5 {
+                let first = try (mount.snapshot / "d").open(O_RDONLY | O_DIRECTORY)
+                var seen: [Path] = []
+                while seen.count < 1500 { seen += try first.nextEntries(room: 4096).map(\.name) }
+                // In the primary they get other places.
+                for number in 0..<500 {
+                    let name = mount.mountpoint / "d" / Path("name-\(number * 10 + round)")
+                    try name.rename(to: mount.mountpoint / "d" / "moved")
+                    try (mount.mountpoint / "d" / "moved").rename(to: name)
+                }
+                // What the kernel has of the first listing it uses for the second.
+                let second = try (mount.snapshot / "d").entries()
+                #expect(second.count == names.count && Set(second) == names)
+                while true {
+                    let more = try first.nextEntries(room: 4096)
+                    if more.isEmpty { break }
+                    seen += more.map(\.name)
+                }
+                seen.removeAll { $0 == "." || $0 == ".." }
+                #expect(seen.count == names.count && Set(seen) == names)
+            }
+        }
+    }
+
     @Test("every change in the snapshot is EROFS")
     func readOnly() throws {
         try MountedSource.with(prepare: Self.populate) { mount in
