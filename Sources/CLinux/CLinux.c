@@ -9,6 +9,8 @@
 #include <linux/kcmp.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <linux/capability.h>
@@ -163,10 +165,43 @@ int cl_unshare_fs(void)
 	return unshare(CLONE_FS);
 }
 
+static __thread struct cl_worker this_worker;
+
 struct cl_worker *cl_this_worker(void)
 {
-	static __thread struct cl_worker worker;
-	return &worker;
+	return &this_worker;
+}
+
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_key_once = PTHREAD_ONCE_INIT;
+static int buffer_key_error;
+
+static void make_buffer_key(void)
+{
+	buffer_key_error = pthread_key_create(&buffer_key, free);
+}
+
+void *cl_worker_buffer(size_t size)
+{
+	enum { page = 4096, step = 0x10000 };
+	if (this_worker.buffer_size >= size)
+		return this_worker.buffer;
+	pthread_once(&buffer_key_once, make_buffer_key);
+	if (buffer_key_error != 0 || size > SIZE_MAX - step)
+		return NULL;
+	size_t rounded = (size + step - 1) & ~(size_t)(step - 1);
+	void *buffer = aligned_alloc(page, rounded);
+	if (buffer == NULL)
+		return NULL;
+	/* The key's value is what the thread's end frees. */
+	if (pthread_setspecific(buffer_key, buffer) != 0) {
+		free(buffer);
+		return NULL;
+	}
+	free(this_worker.buffer);
+	this_worker.buffer = buffer;
+	this_worker.buffer_size = rounded;
+	return buffer;
 }
 
 void cl_syslog(int priority, const char *message)

@@ -5,16 +5,12 @@ package import SystemPackage
 /// What belongs to the calling thread: a buffer for payloads, and whose rights it works with.
 package enum WorkerThread {
     /// The thread's own buffer, grown to at least `size` bytes; what it holds is lost with the next call.
+    /// It goes when the thread ends.
     package static func buffer(_ size: Int) -> UnsafeMutableRawBufferPointer {
-        let worker = cl_this_worker()
-        guard let worker else { preconditionFailure("every thread has thread-local storage") }
-        if worker.pointee.buffer_size < size {
-            let rounded = (size + 0xffff) & ~0xffff
-            worker.pointee.buffer?.deallocate()
-            worker.pointee.buffer = .allocate(byteCount: rounded, alignment: 4096)
-            worker.pointee.buffer_size = rounded
+        guard let buffer = cl_worker_buffer(size) else {
+            preconditionFailure("no memory for a buffer of \(size) bytes")
         }
-        return UnsafeMutableRawBufferPointer(start: worker.pointee.buffer, count: size)
+        return UnsafeMutableRawBufferPointer(start: buffer, count: size)
     }
 }
 

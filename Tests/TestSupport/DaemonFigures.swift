@@ -35,8 +35,10 @@ extension MountedSource {
     }
 
     /// Makes the kernel forget what nobody uses, until `isEnough`; as root.
-    package func dropCaches(_ what: String, until isEnough: () throws -> Bool) throws {
-        try wait(what) {
+    package func dropCaches(
+        _ what: String, seconds: Double = 30, until isEnough: () throws -> Bool
+    ) throws {
+        try wait(what, seconds: seconds) {
             try Path("/proc/sys/vm/drop_caches").open(O_WRONLY).writeAll([UInt8(ascii: "2")])
             return try isEnough()
         }

@@ -58,7 +58,7 @@ int cl_unshare_fs(void);
 
 /* Thread-local state of a worker; all zero at first. */
 struct cl_worker {
-	void *buffer;		/* reused for payloads; freed never: workers live as long as the daemon */
+	void *buffer;		/* reused for payloads; freed when the thread ends */
 	size_t buffer_size;
 	uint32_t user;		/* what cl_assume_user was called with last */
 	uint32_t group;
@@ -70,6 +70,8 @@ struct cl_worker {
 	int kills_privileges;	/* whether the request in hand takes set-id bits away; -1: the kernel does not say */
 };
 struct cl_worker *cl_this_worker(void);
+/* The calling thread's buffer, grown to at least `size` bytes, aligned to pages; NULL where there is no memory. */
+void *cl_worker_buffer(size_t size);
 
 void cl_syslog(int priority, const char *message);
 
