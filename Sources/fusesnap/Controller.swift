@@ -26,6 +26,7 @@ final class Controller: SnapshotController {
         if let attempts = options.attemptsMax { limits.attemptsMax = attempts }
         do throws(SnapshotLifecycle.StartFailure) {
             let started = try lifecycle.start(limits)
+            ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             return StartReport(
                 started: started.cut.rfc3339, stallMicroseconds: started.freeze.stall.microseconds,
                 attempts: started.freeze.attempts, filesFrozen: started.freeze.files,
@@ -63,6 +64,7 @@ final class Controller: SnapshotController {
         }
         do throws(Errno) {
             let summary = try lifecycle.stop()
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
             return StopReport(
                 exact: summary.inexactReason == nil, reason: summary.inexactReason,
                 deltaBytes: summary.deltaBytes, changedAreas: summary.changedAreas)
@@ -95,7 +97,8 @@ final class Controller: SnapshotController {
             ioRequested: configuration.options.policy.rawValue,
             inexactReason: summary?.inexactReason,
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
-            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource)
+            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
+            snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

@@ -27,6 +27,7 @@ struct Fusesnap: ParsableCommand {
     }
 
     static func main() {
+        if MountHelper.isMeant(CommandLine.arguments.first ?? "") { Glibc.exit(MountHelper.run()) }
         do {
             var command = try parseAsRoot(words(CommandLine.arguments.dropFirst()))
             try command.run()

@@ -2,8 +2,8 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// What the daemon has to say, on standard error or, in the background, to syslog. Any thread may
-/// call it.
+/// What the daemon has to say: on standard error, with journald's level in front where that leads to the journal, or, in
+/// the background, to syslog. Any thread may call it.
 final class Log: Sendable {
     enum Level: Int, Comparable, Sendable {
         case error, warning, notice, debug
@@ -57,6 +57,8 @@ final class Log: Sendable {
         state.withLock { state in
             if level > state.verbosity { return }
             switch state.destination {
+            case .standardError where StandardError.isJournal:
+                StandardError.writeText("<\(level.priority)>\(line)\n")
             case .standardError: StandardError.write(level.prefix + line)
             case .syslog: cl_syslog(LOG_DAEMON | level.priority, line)
             }
