@@ -52,6 +52,17 @@ package struct ControlClient: ~Copyable {
         throw .noDaemon(tried: directories.map { "\($0)/\(name)" })
     }
 
+    /// Connects to whatever daemon of `owner` is behind a socket, by the path that `SocketDirectory.sockets` gave.
+    package init(socket: SocketDirectory.Entry, owner: UInt32) throws(ControlClientError) {
+        guard let connection = try Self.connect(socket.directory, socket.name, owner: owner) else {
+            throw .noDaemon(tried: [socket.path])
+        }
+        path = socket.path
+        daemonProcess = connection.process
+        lines = LineReader(connection.descriptor.rawValue)
+        descriptor = connection.descriptor
+    }
+
     private struct Connection: ~Copyable {
         let descriptor: OwnedDescriptor
         let process: Int32

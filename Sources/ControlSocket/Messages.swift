@@ -62,6 +62,11 @@ enum ControlLine {
 }
 
 extension Encodable {
+    /// The report on one line, without its end.
+    package var jsonLine: String {
+        String(decoding: ControlLine.encode(self).dropLast(), as: UTF8.self)
+    }
+
     /// The report as `--json` prints it.
     package var jsonText: String {
         let encoder = JSONEncoder()

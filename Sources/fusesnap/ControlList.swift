@@ -1,0 +1,39 @@
+internal import ArgumentParser
+internal import ControlSocket
+
+struct ControlList: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List the fusesnap mounts of this machine.",
+        discussion:
+            "Dead ones too, and those in other mount name spaces; another user's mounts without their state.")
+
+    @Flag(help: "Print the list as JSON.")
+    var json = false
+
+    func run() throws {
+        let listing = try MountListing.current()
+        if json { return print(listing.jsonText) }
+        if listing.mounts.isEmpty { return print("No fusesnap mounts") }
+        var rows = [["MOUNT POINT", "SOURCE", "USER", "STATE", "STARTED", "DELTA"]]
+        for item in listing.mounts {
+            let status = item.status.flatMap { $0.state == .idle ? nil : $0 }
+            rows.append([
+                item.mountpoint ?? item.socket ?? "?", item.source ?? "-", "\(item.user)", Self.state(item),
+                status?.started ?? "-", status.map { ByteSize(bytes: $0.deltaBytes).text } ?? "-",
+            ])
+        }
+        let widths = rows[0].indices.map { column in (rows.map { $0[column].count }.max() ?? 0) + 2 }
+        for row in rows {
+            let line = zip(row, widths).map { $0.padded(to: $1) }.joined()
+            print(String(line.reversed().drop { $0 == " " }.reversed()))
+        }
+        for item in listing.mounts {
+            if let problem = item.problem { print("\(item.mountpoint ?? item.socket ?? "?"): \(problem)") }
+        }
+    }
+
+    private static func state(_ item: MountListing.Item) -> String {
+        let exact = item.status?.inexactReason == nil ? "" : ", not exact"
+        return item.state.rawValue + exact + (item.visible || item.status == nil ? "" : " (elsewhere)")
+    }
+}
