@@ -36,6 +36,15 @@ final class ClientConnection: Sendable {
         }
     }
 
+    /// Sends a line before the last one of an answer; false where the client takes no more.
+    func sendPart(_ line: [UInt8]) -> Bool {
+        isWorking.withLock { isWorking in
+            guard isWorking else { return false }
+            isWorking = sendOrCut(line)
+            return isWorking
+        }
+    }
+
     /// Says that the request is still worked on, unless somebody else is just sending.
     func sendHeartbeat(_ line: [UInt8]) {
         _ = isWorking.withLockIfAvailable { isWorking in
@@ -54,11 +63,14 @@ final class ClientConnection: Sendable {
     }
 
     /// A line that does not go out whole would spoil the next one, so that was the last.
-    private func sendOrCut(_ line: [UInt8], flags: Int32 = 0) {
+    @discardableResult
+    private func sendOrCut(_ line: [UInt8], flags: Int32 = 0) -> Bool {
         do throws(Errno) {
             try SystemCalls.sendAll(descriptor.rawValue, line, flags: flags)
+            return true
         } catch {
             end()
+            return false
         }
     }
 }

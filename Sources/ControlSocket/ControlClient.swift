@@ -111,6 +111,23 @@ package struct ControlClient: ~Copyable {
         try request(.status, NoOptions()) { _ in }
     }
 
+    /// Hands what changed since the cut to `item`.
+    package mutating func changed(
+        _ item: (ChangeItem) -> Void
+    ) throws(ControlClientError) -> ChangesReport {
+        var pending: ChangeItem?
+        return try request(.changed, NoOptions(), { _ in }) { items in
+            for next in items {
+                // What was split is put together.
+                var whole = pending ?? next
+                if pending != nil { whole.ranges += next.ranges }
+                whole.continues = nil
+                pending = next.continues == true ? whole : nil
+                if pending == nil { item(whole) }
+            }
+        }
+    }
+
     package mutating func unmount(
         _ options: UnmountOptions
     ) throws(ControlClientError) -> UnmountReport {
@@ -118,7 +135,8 @@ package struct ControlClient: ~Copyable {
     }
 
     private mutating func request<Options: Codable, Result: Codable>(
-        _ command: Command, _ options: Options, _ progress: (StopProgress) -> Void
+        _ command: Command, _ options: Options, _ progress: (StopProgress) -> Void,
+        _ changes: ([ChangeItem]) -> Void = { _ in }
     ) throws(ControlClientError) -> Result {
         let line = ControlLine.encode(Request(command: command, options: options))
         do throws(Errno) {
@@ -134,6 +152,7 @@ package struct ControlClient: ~Copyable {
             if let failure = reply.error { throw .failure(failure) }
             if let result = reply.result { return result }
             if let done = reply.progress { progress(done) }
+            if let items = reply.changes { changes(items) }
         }
     }
 

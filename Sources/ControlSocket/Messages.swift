@@ -15,7 +15,7 @@ package enum ControlProtocol {
 
 /// What a client asks for.
 enum Command: String, Codable, Sendable, CaseIterable {
-    case start, stop, status, unmount
+    case start, stop, status, unmount, changed
 }
 
 /// The part of a request that tells how to read the rest.
@@ -38,6 +38,8 @@ struct Reply<Result: Codable>: Codable {
     var `protocol` = ControlProtocol.version
     var working: Bool?
     var progress: StopProgress?
+    /// Any number of lines of these, before the result of `changed`.
+    var changes: [ChangeItem]?
     var result: Result?
     var error: ControlFailure?
 }

@@ -6,7 +6,7 @@ struct Control: ParsableCommand {
         commandName: "ctl",
         abstract: "Start, stop or look at the snapshot of a mount.",
         subcommands: [
-            ControlStart.self, ControlStop.self, ControlStatus.self, ControlList.self,
+            ControlStart.self, ControlStop.self, ControlStatus.self, ControlChanged.self, ControlList.self,
             ControlMetrics.self,
         ])
 }

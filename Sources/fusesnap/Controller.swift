@@ -7,7 +7,7 @@ import SystemPackage
 /// Carries out what comes over the control socket.
 final class Controller: SnapshotController {
     private let configuration: DaemonConfiguration
-    private let lifecycle: SnapshotLifecycle
+    let lifecycle: SnapshotLifecycle
     private let storePath: String
 
     init(_ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String) {
