@@ -14,7 +14,7 @@ struct Fusesnap: ParsableCommand {
             Exit codes: 0 done; 3 the snapshot was not exact to its end; 64 wrong usage; 1 anything else.
             """,
         version: Version.text,
-        subcommands: [Mount.self, Unmount.self, Control.self, FreezeHelperCommand.self])
+        subcommands: [Mount.self, Unmount.self, Control.self, Doctor.self, FreezeHelperCommand.self])
 
     /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.
     static func words(_ arguments: some Sequence<String>) -> [String] {
