@@ -48,7 +48,14 @@ final class ClientConnection: Sendable {
     /// Says that the request is still worked on, unless somebody else is just sending.
     func sendHeartbeat(_ line: [UInt8]) {
         _ = isWorking.withLockIfAvailable { isWorking in
-            if isWorking { sendOrCut(line, flags: Int32(MSG_DONTWAIT)) }
+            guard isWorking else { return }
+            do throws(Errno) {
+                if try !SystemCalls.sendAtOnce(descriptor.rawValue, line) { end() }
+            } catch .resourceTemporarilyUnavailable {
+                // It has not read yet what was sent: it knows that the request is worked on.
+            } catch {
+                end()
+            }
         }
     }
 
@@ -64,9 +71,9 @@ final class ClientConnection: Sendable {
 
     /// A line that does not go out whole would spoil the next one, so that was the last.
     @discardableResult
-    private func sendOrCut(_ line: [UInt8], flags: Int32 = 0) -> Bool {
+    private func sendOrCut(_ line: [UInt8]) -> Bool {
         do throws(Errno) {
-            try SystemCalls.sendAll(descriptor.rawValue, line, flags: flags)
+            try SystemCalls.sendAll(descriptor.rawValue, line)
             return true
         } catch {
             end()

@@ -43,6 +43,17 @@ struct RoundTripTests {
         #expect(try client.status().state == .idle)
     }
 
+    @Test func `a client that reads late is not cut off by a heartbeat`() throws {
+        let under = try ServerUnderTest()
+        defer { under.end() }
+        let raw = try under.rawConnection()
+        raw.send("{\"protocol\":1,\"command\":\"changed\"}\n")
+        raw.endSending()
+        // The socket is full long before the heartbeat.
+        usleep(UInt32(ControlProtocol.heartbeatMilliseconds) * 1000 + 500_000)
+        #expect(raw.receiveAll().split(separator: "\n").last?.contains("\"result\"") == true)
+    }
+
     @Test func `a path too long for a line is a failure, not a torn list`() throws {
         var lines: [[UInt8]] = []
         let packer = ChangePacker {
