@@ -80,9 +80,10 @@ struct ControlChanged: ParsableCommand {
     private static func line(_ item: ChangeItem) -> String {
         var text = item.kinds.joined(separator: ",").padded(to: 20) + " "
         switch (item.pathAtCut, item.path) {
-        case (let old?, let new?): text += old == new ? shown(old) : "\(shown(old)) -> \(shown(new))"
-        case (let old?, nil): text += shown(old)
-        case (nil, let new?): text += shown(new)
+        case (let old?, let new?):
+            text += old == new ? old.text.onOneLine : "\(old.text.onOneLine) -> \(new.text.onOneLine)"
+        case (let old?, nil): text += old.text.onOneLine
+        case (nil, let new?): text += new.text.onOneLine
         case (nil, nil): text += "(inode \(item.inode), whose name is not found)"
         }
         let details = details(item)
@@ -101,12 +102,5 @@ struct ControlChanged: ParsableCommand {
             details.append(ByteSize(bytes: UInt64(item.bytes)).text)
         }
         return details
-    }
-
-    /// A path must not forge a line, nor speak to the terminal.
-    private static func shown(_ path: ChangePath) -> String {
-        path.text.unicodeScalars.reduce(into: "") { text, scalar in
-            text += scalar.value < 0x20 || scalar.value == 0x7f ? "?" : String(scalar)
-        }
     }
 }

@@ -13,12 +13,24 @@ struct ControlList: ParsableCommand {
     func run() throws {
         let listing = try MountListing.current()
         if json { return print(listing.jsonText) }
-        if listing.mounts.isEmpty { return print("No fusesnap mounts") }
+        if listing.mounts.isEmpty { print("No fusesnap mounts") } else { Self.printTable(listing) }
+        let stale = listing.staleSockets.count
+        if stale > 0 {
+            print(
+                "\(stale) control \(stale == 1 ? "socket" : "sockets") of daemons that were killed are left; they do no harm"
+            )
+        }
+        for item in listing.mounts {
+            if let problem = item.problem { print("\(Self.name(item)): \(problem)") }
+        }
+    }
+
+    private static func printTable(_ listing: MountListing) {
         var rows = [["MOUNT POINT", "SOURCE", "USER", "STATE", "STARTED", "DELTA"]]
         for item in listing.mounts {
             let status = item.status.flatMap { $0.state == .idle ? nil : $0 }
             rows.append([
-                item.mountpoint ?? item.socket ?? "?", item.source ?? "-", "\(item.user)", Self.state(item),
+                name(item), item.source?.onOneLine ?? "-", "\(item.user)", state(item),
                 status?.started ?? "-", status.map { ByteSize(bytes: $0.deltaBytes).text } ?? "-",
             ])
         }
@@ -27,9 +39,10 @@ struct ControlList: ParsableCommand {
             let line = zip(row, widths).map { $0.padded(to: $1) }.joined()
             print(String(line.reversed().drop { $0 == " " }.reversed()))
         }
-        for item in listing.mounts {
-            if let problem = item.problem { print("\(item.mountpoint ?? item.socket ?? "?"): \(problem)") }
-        }
+    }
+
+    private static func name(_ item: MountListing.Item) -> String {
+        (item.mountpoint ?? item.socket)?.onOneLine ?? "?"
     }
 
     private static func state(_ item: MountListing.Item) -> String {

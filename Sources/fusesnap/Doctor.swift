@@ -73,7 +73,7 @@ struct Finding: Encodable, Equatable {
 
     var text: String {
         let head = (verdict == .problem ? "PROBLEM" : verdict.rawValue).padded(to: 9)
-        let shown = message.unicodeScalars.map { $0.value < 0x20 ? "?" : String($0) }.joined()
-        return head + shown + (advice.map { "\n" + String(repeating: " ", count: 9) + "-> " + $0 } ?? "")
+        return head + message.onOneLine
+            + (advice.map { "\n" + String(repeating: " ", count: 9) + "-> " + $0 } ?? "")
     }
 }

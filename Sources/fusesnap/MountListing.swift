@@ -9,7 +9,7 @@ struct MountListing: Encodable {
     enum Condition: String, Encodable {
         /// As the daemon's own word for it.
         case idle, active, merging, overflowed
-        /// The daemon has ended; the mount, or only its socket, is left.
+        /// The daemon has ended; the mount is left.
         case dead
         /// The daemon lives, and does not answer.
         case hanging
@@ -18,7 +18,7 @@ struct MountListing: Encodable {
     }
 
     struct Item: Encodable {
-        /// nil where only the socket of a dead daemon tells of it.
+        /// nil where only a socket tells of it, and its daemon does not answer.
         var mountpoint: String?
         var source: String?
         /// Who mounted it.
@@ -35,6 +35,13 @@ struct MountListing: Encodable {
 
     var schema = currentSchema
     var mounts: [Item]
+    /// The caller's sockets whose daemons have ended in disorder, and whose mounts are gone. They do no harm.
+    var staleSockets: [String]
+
+    enum CodingKeys: String, CodingKey {
+        case schema, mounts
+        case staleSockets = "stale_sockets"
+    }
 
     static func current() throws(CommandFailure) -> MountListing {
         let table = try MountTable.current()
@@ -44,8 +51,15 @@ struct MountListing: Encodable {
         let caller = geteuid()
         let seen = Set(entries.map { SocketDirectory.socketName(mountpoint: $0.mountpoint) })
         let others = SocketDirectory.sockets(user: caller).filter { !seen.contains($0.name) }
-        return MountListing(
-            mounts: entries.reversed().map { item($0, caller) } + others.map { item($0, caller) })
+        var listing = MountListing(mounts: entries.reversed().map { item($0, caller) }, staleSockets: [])
+        for socket in others {
+            if let item = item(socket, caller) {
+                listing.mounts.append(item)
+            } else {
+                listing.staleSockets.append(socket.path)
+            }
+        }
+        return listing
     }
 
     private static func item(_ entry: MountEntry, _ caller: UInt32) -> Item {
@@ -82,14 +96,14 @@ struct MountListing: Encodable {
         }
     }
 
-    private static func item(_ socket: SocketDirectory.Entry, _ caller: UInt32) -> Item {
+    /// nil where nobody is behind the socket.
+    private static func item(_ socket: SocketDirectory.Entry, _ caller: UInt32) -> Item? {
         var item = Item(user: caller, state: .hanging, visible: false, socket: socket.path)
         do throws(ControlClientError) {
             var client = try ControlClient(socket: socket, owner: caller)
             item.take(try client.status())
         } catch .noDaemon, .closed {
-            item.state = .dead
-            item.problem = "its daemon has ended, and its mount is gone; the socket does no harm"
+            return nil
         } catch {
             item.problem = "its daemon does not answer"
         }

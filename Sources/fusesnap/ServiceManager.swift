@@ -50,6 +50,6 @@ final class ServiceManager: Sendable {
 
     private static func idle(_ mountpoint: String, _ source: String) -> String {
         let text = mountpoint == source ? "Serving \(mountpoint)" : "Serving \(source) at \(mountpoint)"
-        return String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 ? "?" : $0 }))
+        return text.onOneLine
     }
 }

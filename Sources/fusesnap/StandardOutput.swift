@@ -21,3 +21,13 @@ enum StandardOutput {
         try write(Array((line + "\n").utf8))
     }
 }
+
+extension String {
+    /// For people: a file's name must not forge a line, nor speak to the terminal.
+    var onOneLine: String {
+        guard utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else { return self }
+        return unicodeScalars.reduce(into: "") { text, scalar in
+            text += scalar.value < 0x20 || scalar.value == 0x7f ? "?" : String(scalar)
+        }
+    }
+}
