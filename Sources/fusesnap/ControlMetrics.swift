@@ -106,7 +106,8 @@ struct Metrics {
             lines.append("# TYPE \(name) gauge")
             if let unit = family.unit { lines.append("# UNIT \(name) \(unit)") }
             lines.append("# HELP \(name) \(family.help)")
-            for item in listing.mounts where item.mountpoint != nil {
+            // Whether another user's daemon answers is not known.
+            for item in listing.mounts where item.mountpoint != nil && item.state != .denied {
                 guard let value = family.value(item) else { continue }
                 lines.append("\(name){\(Self.labels(item))} \(Self.number(value))")
             }
