@@ -47,6 +47,13 @@ struct RequestHandler {
             }
         case .status:
             return reply(line, NoOptions()) { _ throws(ControlFailure) in controller.status() }
+        case .changed:
+            return reply(line, NoOptions()) { [client] _ throws(ControlFailure) in
+                let packer = ChangePacker { client.sendPart($0) }
+                let report = try controller.changed { item throws(ControlFailure) in try packer.add(item) }
+                _ = packer.flush()
+                return report
+            }
         case .unmount:
             return reply(line, UnmountOptions()) { options throws(ControlFailure) in
                 try controller.unmount(options)

@@ -6,6 +6,10 @@ package protocol SnapshotController: AnyObject, Sendable {
         _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
     ) throws(ControlFailure) -> StopReport
     func status() -> Status
+    /// Tells what changed since the cut. `emit` answers false where no more is wanted.
+    func changed(
+        _ emit: (ChangeItem) throws(ControlFailure) -> Bool
+    ) throws(ControlFailure) -> ChangesReport
     /// Ends an active snapshot, unmounts; returns when the mount is gone from the name space (the
     /// process exits soon after the reply).
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport

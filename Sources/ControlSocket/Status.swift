@@ -30,13 +30,17 @@ package struct Status: Codable, Sendable, Equatable {
     package var lastStallMicroseconds: Int?
     /// Whether changes of the source that do not come through the mount are seen; nil when idle.
     package var sourceWatched: Bool?
+    /// Where the snapshot is read, which is there while one is active; an absolute path.
+    package var snapshotDirectory: String?
+    /// What --max-delta allows; nil: no bound.
+    package var deltaBytesMax: UInt64?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
         started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
         store: String, io: String, ioRequested: String? = nil, inexactReason: String? = nil,
         lastStallMicroseconds: Int? = nil,
-        sourceWatched: Bool? = nil
+        sourceWatched: Bool? = nil, snapshotDirectory: String? = nil, deltaBytesMax: UInt64? = nil
     ) {
         schema = Self.currentSchema
         self.pid = pid
@@ -55,6 +59,8 @@ package struct Status: Codable, Sendable, Equatable {
         self.inexactReason = inexactReason
         self.lastStallMicroseconds = lastStallMicroseconds
         self.sourceWatched = sourceWatched
+        self.snapshotDirectory = snapshotDirectory
+        self.deltaBytesMax = deltaBytesMax
     }
 
     enum CodingKeys: String, CodingKey {
@@ -67,6 +73,8 @@ package struct Status: Codable, Sendable, Equatable {
         case inexactReason = "inexact_reason"
         case lastStallMicroseconds = "last_stall_microseconds"
         case sourceWatched = "source_watched"
+        case snapshotDirectory = "snapshot_directory"
+        case deltaBytesMax = "delta_bytes_max"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -90,5 +98,7 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
         try fields.encodeIfPresent(lastStallMicroseconds, forKey: .lastStallMicroseconds)
         try fields.encodeIfPresent(sourceWatched, forKey: .sourceWatched)
+        try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
+        try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
     }
 }

@@ -9,7 +9,7 @@ import SystemPackage
 /// Carries out what comes over the control socket.
 final class Controller: SnapshotController {
     private let configuration: DaemonConfiguration
-    private let lifecycle: SnapshotLifecycle
+    let lifecycle: SnapshotLifecycle
     private let storePath: String
 
     init(_ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String) {
@@ -51,6 +51,7 @@ final class Controller: SnapshotController {
             let lease = try Lease(options)
             var hooks = ownHooks(options)
             let started = try start(limits, &hooks)
+            ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             lastEnd.withLock { $0 = nil }
             active = Active(
                 serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
@@ -104,6 +105,7 @@ final class Controller: SnapshotController {
     private func endUnused(_ serial: UInt64) {
         do throws(Errno) {
             _ = try lifecycle.stop(only: serial)
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
         } catch {
             Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
         }
@@ -129,6 +131,7 @@ final class Controller: SnapshotController {
             let ended: SnapshotLifecycle.Ended
             do throws(Errno) {
                 ended = try lifecycle.stop(only: serial)
+                ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
             } catch {
                 if error != .noData {
                     Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
@@ -194,7 +197,9 @@ final class Controller: SnapshotController {
 
     private func stop(_ snapshot: UInt64?) throws(ControlFailure) -> SnapshotLifecycle.Ended {
         do throws(Errno) {
-            return try lifecycle.stop(only: snapshot)
+            let ended = try lifecycle.stop(only: snapshot)
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
+            return ended
         } catch {
             if error == .noData { throw notActive }
             throw ControlFailure(
@@ -248,7 +253,8 @@ final class Controller: SnapshotController {
             ioRequested: configuration.options.policy.rawValue,
             inexactReason: summary?.inexactReason,
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
-            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource)
+            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
+            snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

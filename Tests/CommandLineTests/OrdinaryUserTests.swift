@@ -68,6 +68,8 @@ struct OrdinaryUserTests {
                 try (top / "mnt/file").unlink()
                 #expect(atCut.differences(try TreeCapture(top / "mnt/.snapshot")) == [])
             }
+            let changed = try mine.run("ctl", "changed", "-0", point).output.split(separator: "\0")
+            #expect(Set(changed) == ["removed", "file", "renamed", "d", "e", "created", "new", "entries", "."])
             try mine.succeed("ctl", "stop", point)
             try mine.succeed("unmount", point)
             #expect(try !isMounted(top / "mnt"))
@@ -197,10 +199,15 @@ struct OrdinaryUserTests {
             try TemporaryDirectory.with { top in
                 try succeed(["cp", Machine.binary, (top / "fusesnap").string])
                 let person = Person(user: Self.user, runtime: top, binary: top / "fusesnap")
-                for verb in ["start", "stop", "status"] {
+                for verb in ["start", "stop", "status", "changed"] {
                     let finished = try person.run("ctl", verb, mount.mountpoint.string)
                     #expect(finished.code == 1 && !finished.errors.isEmpty, "\(finished)")
                 }
+                // It is in the list, without its state, and in no figure.
+                let list = try person.run("ctl", "list").output.split(separator: "\n")
+                let line = list.first { $0.hasPrefix("\(mount.mountpoint) ") }
+                #expect(line?.contains(" denied") == true, "\(list)")
+                #expect(try !person.run("ctl", "metrics").output.contains("\"\(mount.mountpoint)\""))
                 #expect(try person.run("unmount", mount.mountpoint.string).code == 1)
                 #expect(try mount.status().state == "idle")
             }
