@@ -277,7 +277,7 @@ package struct ChangeFinder: ~Copyable {
         if now.mode != before.status.mode { names.append("mode") }
         if now.user != before.status.user { names.append("owner") }
         if now.group != before.status.group { names.append("group") }
-        if try allExtendedAttributes(opened) != before.extended { names.append("xattrs") }
+        if try allExtendedAttributes(opened).differs(from: before.extended) { names.append("xattrs") }
         return names
     }
 
