@@ -5,6 +5,8 @@ internal import SystemPackage
 /// One client, as the server sees it.
 final class ClientConnection: Sendable {
     let descriptor: OwnedDescriptor
+    /// The process that connected; nil where it is of another process namespace.
+    let process: pid_t?
     /// Guards who writes to the socket, and whether a request is being worked on. May span a send,
     /// which is bounded.
     private let isWorking = Mutex(false)
@@ -15,8 +17,9 @@ final class ClientConnection: Sendable {
     /// A client who does not read what it asked for is cut off.
     private static let sendTimeoutSeconds = 10
 
-    init(accepted: consuming OwnedDescriptor) throws(Errno) {
+    init(accepted: consuming OwnedDescriptor, process: pid_t) throws(Errno) {
         try SystemCalls.boundSending(accepted.rawValue, seconds: Self.sendTimeoutSeconds)
+        self.process = process > 0 ? process : nil
         descriptor = accepted
     }
 

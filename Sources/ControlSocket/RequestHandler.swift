@@ -35,6 +35,8 @@ struct RequestHandler {
         switch command {
         case .start:
             return reply(line, StartOptions()) { [client] options throws(ControlFailure) in
+                var options = options
+                options.clientProcess = client.process
                 let report = try controller.start(options)
                 if options.leaseConnection == true { client.hold(report.snapshot) }
                 return report

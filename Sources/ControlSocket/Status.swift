@@ -6,6 +6,28 @@ package struct Status: Codable, Sendable, Equatable {
         case idle, active, merging, overflowed
     }
 
+    /// What ends the snapshot where nobody stops it.
+    package struct Lease: Codable, Sendable, Equatable {
+        /// The process that holds it: that of `--lease`, or the `run` at the other end of the connection. nil: none
+        /// does, or it is of another process namespace.
+        package var process: Int32?
+        /// The name of that process's program.
+        package var command: String?
+        /// Whether it ends with a connection, which that of the process does.
+        package var connection: Bool?
+        /// When its time is over, RFC 3339; nil: never.
+        package var expires: String?
+
+        package init(
+            process: Int32? = nil, command: String? = nil, connection: Bool? = nil, expires: String? = nil
+        ) {
+            self.process = process
+            self.command = command
+            self.connection = connection
+            self.expires = expires
+        }
+    }
+
     package var schema: Int
     package var pid: Int32
     package var version: String
@@ -34,6 +56,8 @@ package struct Status: Codable, Sendable, Equatable {
     package var snapshotDirectory: String?
     /// What --max-delta allows; nil: no bound.
     package var deltaBytesMax: UInt64?
+    /// nil where only a stop ends the snapshot, or none is active.
+    package var lease: Lease?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -64,7 +88,7 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started
+        case schema, pid, version, source, mountpoint, mode, state, started, lease
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -100,5 +124,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(sourceWatched, forKey: .sourceWatched)
         try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
+        try fields.encodeIfPresent(lease, forKey: .lease)
     }
 }

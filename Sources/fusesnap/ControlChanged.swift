@@ -18,7 +18,7 @@ struct ControlChanged: ParsableCommand {
     @Flag(name: [.customShort("0"), .customLong("null")], help: "Print fields that end with a NUL byte.")
     var null = false
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     func validate() throws {

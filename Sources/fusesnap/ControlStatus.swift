@@ -18,7 +18,7 @@ struct ControlStatus: ParsableCommand {
     @Option(help: ArgumentHelp("How long --watch waits in between (default: 1).", valueName: "seconds"))
     var interval: Double?
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     private static let intervalSeconds = 0.1...86_400

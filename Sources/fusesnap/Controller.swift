@@ -37,6 +37,10 @@ final class Controller: SnapshotController {
 
     /// Held by whoever begins or ends a snapshot, hooks and all: never by a worker.
     private let active = Mutex<Active?>(nil)
+    /// What the status tells of the lease of the snapshot of that number: a status does not wait for hooks.
+    private let shownLease = Mutex<(serial: UInt64, lease: Status.Lease)?>(nil)
+    /// Set once the daemon ends: no snapshot begins any more.
+    private let isEnding = Atomic<Bool>(false)
     /// How the last snapshot ended, where nobody stopped it.
     private let lastEnd = Mutex<String?>(nil)
 
@@ -56,6 +60,7 @@ final class Controller: SnapshotController {
             active = Active(
                 serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
                 clientHooks: options.hooks ?? [])
+            show(lease, options, started.serial)
             try watch(lease, started.serial)
             var report = StartReport(
                 started: started.cut.rfc3339, stallMicroseconds: started.freeze.stall.microseconds,
@@ -65,6 +70,21 @@ final class Controller: SnapshotController {
             report.hooks = hooks.results
             return report
         }
+    }
+
+    /// Makes a lease known to the status.
+    private func show(_ lease: Lease?, _ options: StartOptions, _ serial: UInt64) {
+        var summary = lease?.summary
+        if options.leaseConnection == true {
+            summary = summary ?? Status.Lease()
+            summary?.connection = true
+            // One of `run`; with --lease too, that process is the one to be told.
+            if let client = options.clientProcess, summary?.process == nil {
+                summary?.process = client
+                summary?.command = ProcessIdentity.command(client)
+            }
+        }
+        shownLease.withLock { $0 = summary.map { (serial, $0) } }
     }
 
     private func ownHooks(_ options: StartOptions) -> HookSession {
@@ -84,6 +104,10 @@ final class Controller: SnapshotController {
         if hooks.hasFailed {
             hooks.thaw()
             throw ControlFailure(.hookFailed, hooks.message)
+        }
+        if isEnding.load(ordering: .sequentiallyConsistent) {
+            hooks.thaw()
+            throw ControlFailure(.failed, "the mount is being ended")
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
@@ -145,6 +169,13 @@ final class Controller: SnapshotController {
             lastEnd.withLock { $0 = message }
             Log.standard.warning("\(mountpoint): \(message)")
         }
+    }
+
+    /// To be called when the mount has gone: lets no further snapshot begin, and waits for whoever just begins or ends
+    /// one, so that hooks that froze are thawed, and the end of a lease is logged.
+    func finish() {
+        isEnding.store(true, ordering: .sequentiallyConsistent)
+        active.withLock { _ in }
     }
 
     func noteHooks(_ options: HooksOptions) throws(ControlFailure) {
@@ -244,7 +275,7 @@ final class Controller: SnapshotController {
             } else {
                 .idle
             }
-        return Status(
+        var status = Status(
             pid: getpid(), version: Version.text, source: configuration.source,
             mountpoint: mountpoint, mode: configuration.mode.rawValue, state: state,
             started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
@@ -255,6 +286,8 @@ final class Controller: SnapshotController {
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
             sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
             snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
+        status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
+        return status
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

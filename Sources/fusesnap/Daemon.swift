@@ -69,8 +69,9 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         follow(session, fileSystem)
+        let controller = Controller(configuration, lifecycle, store: store.path)
         do throws(ControlSocketError) {
-            try server.serve(Controller(configuration, lifecycle, store: store.path))
+            try server.serve(controller)
         } catch {
             throw CommandFailure("\(attempt): \(error)")
         }
@@ -84,6 +85,7 @@ struct Daemon {
         session.unmount()
         removeAbortedMount()
         endSnapshot(lifecycle)
+        controller.finish()
         if result < 0 {
             Log.standard.error("\(configuration.mountpoint): serving failed: \(Errno(rawValue: -result))")
             return 1

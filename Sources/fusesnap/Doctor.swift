@@ -13,7 +13,7 @@ struct Doctor: ParsableCommand {
     @Flag(help: "Print the findings as JSON.")
     var json = false
 
-    @Argument(help: "A directory to be mounted, or a mount.")
+    @Argument(help: "A directory to be mounted, or a mount.", completion: .directory)
     var path: String?
 
     func validate() throws {

@@ -20,7 +20,7 @@ struct Mount: ParsableCommand {
     @Option(help: "How the snapshot is kept: preserve.", transform: Mode.parse)
     var mode = Mode.preserve
 
-    @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).")
+    @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).", completion: .directory)
     var store: String?
 
     @Flag(
@@ -38,7 +38,7 @@ struct Mount: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             "At each start of a snapshot, call FILE with `freeze` before the cut and `thaw` after it, as the daemon; may be given several times.",
-            valueName: "file"))
+            valueName: "file"), completion: .file())
     var hook: [String] = []
 
     @Option(
@@ -49,10 +49,10 @@ struct Mount: ParsableCommand {
     @Option(help: .hidden)
     var readyFd: Int32?
 
-    @Argument(help: "The directory with the data.")
+    @Argument(help: "The directory with the data.", completion: .directory)
     var source: String
 
-    @Argument(help: "Where it is to be seen.")
+    @Argument(help: "Where it is to be seen.", completion: .directory)
     var mountpoint: String?
 
     func validate() throws {

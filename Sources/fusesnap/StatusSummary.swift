@@ -50,6 +50,7 @@ struct StatusSummary {
             let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
             rows.append(("Started", started + age))
         }
+        if let lease = status.lease { rows.append(("Lease", text(lease))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))
         rows.append(
@@ -61,6 +62,21 @@ struct StatusSummary {
             rows.append(("Not watched", "changes of the source past the mount are not seen"))
         }
         return rows
+    }
+
+    /// What ends the snapshot by itself.
+    private func text(_ lease: Status.Lease) -> String {
+        var ends: [String] = []
+        if let process = lease.process {
+            ends.append("with " + ProcessIdentity.describe(process, lease.command))
+        } else if lease.connection == true {
+            ends.append("with the `fusesnap run` that began it")
+        }
+        if let expires = lease.expires {
+            let rest = Instant.seconds(expires).map { " (in \(Instant.span($0 - now)))" } ?? ""
+            ends.append("at \(expires)" + rest)
+        }
+        return "ends " + ends.joined(separator: ", or ")
     }
 
     private var deltaText: String {
