@@ -31,11 +31,10 @@ struct ManualTests {
         return options
     }
 
-    /// The options that `--help` shows in its last part, which every command has but those of every one.
+    /// The options that `--help` shows, in any of its groups, but those of every command.
     private func shown(_ words: [String]) throws -> Set<String> {
-        let lines = try help(words).drop { $0 != "OPTIONS:" }.dropFirst().prefix { !$0.isEmpty }
         var options: Set<String> = []
-        for line in lines where line.hasPrefix("  -") {
+        for line in try help(words) where line.hasPrefix("  -") {
             let names = line.dropFirst(2).prefix(while: { $0 != "<" }).split { ", ".contains($0) }
             options.formUnion(names.prefix { $0.hasPrefix("-") }.map(String.init))
         }
@@ -89,6 +88,25 @@ struct ManualTests {
         }
     }
 
+    @Test("the manual and Docs/Hooks.md say the same of hooks, and know each sample and each option")
+    func hooks() throws {
+        let page = try manual("fusesnap-hooks.7").joined(separator: "\n").replacing("\\-", with: "-")
+        let document = String(decoding: try (Self.package / "Docs/Hooks.md").contents(), as: UTF8.self)
+        for option in try shown(["run"]) where option.hasPrefix("--hook") {
+            #expect(page.contains(option) && document.contains("`\(option)"), "\(option)")
+        }
+        let suffixes = document.split(separator: "`*").dropFirst().compactMap { $0.split(separator: "`").first }
+        #expect(suffixes.count == 14)
+        for suffix in suffixes { #expect(page.contains(suffix), "\(suffix)") }
+        // What is a number in both is the same number.
+        for part in ["60 seconds", "2 seconds", "last 20 lines (4 KiB)"] {
+            #expect(page.contains(part) && document.contains(part), "\(part)")
+        }
+        for sample in try (Self.package / "Hooks").entries() {
+            #expect(document.contains("`\(sample)`"), "\(sample)")
+        }
+    }
+
     @Test("groff shows the manual without a warning", .enabled(if: Machine.has("groff"), "needs groff"))
     func groff() throws {
         for page in try (Self.package / "Docs/man").entries() {
@@ -128,7 +146,18 @@ struct ManualTests {
             }
             let completion = top / "usr/share/bash-completion/completions/fusesnap"
             try succeed(["bash", "-n", completion.string])
-            #expect(String(decoding: try completion.contents(), as: UTF8.self).contains("--max-delta"))
+            let fish = top / "usr/share/fish/vendor_completions.d/fusesnap.fish"
+            let zsh = top / "usr/share/zsh/site-functions/_fusesnap"
+            if Machine.has("zsh") { try succeed(["zsh", "-n", zsh.string]) }
+            if Machine.has("fish") { try succeed(["fish", "--no-execute", fish.string]) }
+            let completions = try [completion, zsh, fish].map {
+                String(decoding: try $0.contents(), as: UTF8.self)
+            }
+            for words in [["mount"], ["run"], ["ctl", "start"], ["ctl", "status"], ["doctor"]] {
+                for option in try shown(words) where option.hasPrefix("--") {
+                    #expect(completions.allSatisfy { $0.contains(option.dropFirst(2)) }, "\(words) \(option)")
+                }
+            }
             #expect((top / "etc/fusesnap/hooks.d").exists)
             // What the administrator made stays.
             try (top / "etc/fusesnap/hooks.d/50-mine").create()
