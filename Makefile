@@ -24,13 +24,14 @@ SCALE ?= 10
 MODE ?= preserve
 REAL_OPTIONS ?=
 
-.PHONY: help build test demo install uninstall deb lint format clean bench
+.PHONY: help build test demo picture install uninstall deb lint format clean bench
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
+	@echo 'make picture    draw Docs/torn.svg from a real run (BASE, ROUNDS)'
 	@echo 'make bench      measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
@@ -76,6 +77,11 @@ check-real: require-real build
 
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap
+
+# Docs/torn.svg, from a real run of ROUNDS backups without fusesnap, and as many with it.
+picture: build
+	$(SCRIPTS)/require demo picture
+	$(SCRIPTS)/picture .build/release/fusesnap Docs/torn.svg --base '$(BASE)' $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)

@@ -84,4 +84,21 @@ import Testing
             #expect(second.count { $0.hasPrefix("U \(prefix)/d/file") } == Self.fileCount, "\(second)")
         }
     }
+
+    @Test(
+        "the README's picture is drawn from a run: torn backups without fusesnap, none with it",
+        .enabled(if: Machine.has("restic") && Machine.has("python3"), "restic or python3 is not installed"))
+    func picture() throws {
+        try TemporaryDirectory.with { top in
+            let parts = #filePath.split(separator: "/").dropLast(2)
+            let script = "/" + parts.joined(separator: "/") + "/Scripts/picture"
+            let picture = (top / "torn.svg").string
+            let words = ["--base", top.string, "--rounds", "3", "--accounts", "60000"]
+            try succeed(["python3", script, Machine.binary, picture] + words, seconds: 300)
+            try succeed(["python3", "-c", "import sys, xml.dom.minidom as x; x.parse(sys.argv[1])", picture])
+            let text = String(decoding: try Path(picture).contents(), as: UTF8.self)
+            #expect(text.contains(" of 3 backups torn") && text.contains(">0 of 3 backups torn"))
+            #expect(text.contains("fusesnap run /srv/data -- restic backup /srv/data"))
+        }
+    }
 }
