@@ -24,7 +24,7 @@ SCALE ?= 10
 MODE ?= preserve
 REAL_OPTIONS ?=
 
-.PHONY: help build test demo picture install uninstall deb lint format clean bench
+.PHONY: help build test demo picture install uninstall deb check-package lint format clean bench
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo '                SECONDS, SEED); installs PostgreSQL, MariaDB, ... as root'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make deb        build a Debian package (DEBDIR: where to)'
+	@echo 'make check-package  build that package, install it, use it and purge it (as root)'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
 	@echo 'make format     apply it'
@@ -108,6 +109,8 @@ install deb: build
 endif
 
 DOCDIR = $(PREFIX)/share/doc/fusesnap
+# Those for users.
+DOCUMENTS = $(addprefix Docs/,Recipes.md Hooks.md Json.md Control.md Semantics.md Conformance.md)
 # Samples of hooks.
 HOOKDIR = $(PREFIX)/share/fusesnap/hooks
 BASHDIR = $(PREFIX)/share/bash-completion/completions
@@ -144,6 +147,7 @@ install:
 		install -D -m 644 Packaging/default '$(DESTDIR)$(SYSCONFDIR)/default/fusesnap'
 	install -d '$(DESTDIR)$(DOCDIR)/examples'
 	install -m 644 Packaging/examples/* '$(DESTDIR)$(DOCDIR)/examples'
+	install -m 644 $(DOCUMENTS) '$(DESTDIR)$(DOCDIR)'
 	install -D -m 755 -t '$(DESTDIR)$(HOOKDIR)' Hooks/*.sample
 
 # What the administrator has put into /etc/fusesnap stays.
@@ -162,6 +166,10 @@ deb:
 	$(SCRIPTS)/require deb
 	mkdir -p '$(DEBDIR)'
 	Packaging/deb/build '$(BINARY)' '$(DEBDIR)'
+
+# Builds the package, and as root installs it, uses it and purges it.
+check-package: deb
+	$(SCRIPTS)/check-package "$$(ls -t '$(DEBDIR)'/fusesnap_*.deb | head -n 1)"
 
 lint: require
 	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift

@@ -32,7 +32,7 @@ struct Run: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Write what the backup may claim to this file, as JSON (Docs/Json.md).", valueName: "file"),
+            "Write what the backup may claim to this file, as JSON (Json.md describes it).", valueName: "file"),
         completion: .file())
     var report: String?
 

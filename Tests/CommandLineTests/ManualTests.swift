@@ -135,6 +135,9 @@ struct ManualTests {
             ] {
                 #expect((top / "usr/share/man" / page).exists, "\(page)")
             }
+            for document in ["Recipes.md", "Hooks.md", "Json.md"] {
+                #expect((top / "usr/share/doc/fusesnap" / Path(document)).exists, "\(document)")
+            }
             for unit: Path in ["system", "user"] {
                 let path = top / "usr/lib/systemd" / unit / "fusesnap@.service"
                 let text = String(decoding: try path.contents(), as: UTF8.self)
