@@ -145,8 +145,11 @@ import Testing
     @Test("attributes: which of them differ, in what was renamed too", arguments: variants.indices)
     func attributes(_ variant: Int) throws {
         let prepare: (Path) throws -> Void = { source in
-            for name: Path in ["mode", "time", "same", "moved"] { try (source / name).create(bytes(10)) }
+            for name: Path in ["mode", "time", "same", "moved", "extended", "replaced"] {
+                try (source / name).create(bytes(10))
+            }
             try (source / "d").mkdir()
+            try (source / "replaced").setAttribute("user.a", bytes(10))
         }
         try with(variant, prepare: prepare) { mount, live in
             try (live / "mode").chmod(0o600)
@@ -156,7 +159,12 @@ import Testing
             try (live / "same").chmod(0o644)
             try (live / "moved").chmod(0o600)
             try (live / "moved").rename(to: live / "here")
-            for (path, name) in [("mode", "mode"), ("d", "mode"), ("time", "mtime"), ("same", "ctime")] {
+            try (live / "extended").setAttribute("user.a", bytes(10))
+            try (live / "replaced").setAttribute("user.a", bytes(10, seed: 2))
+            for (path, name) in [
+                ("mode", "mode"), ("d", "mode"), ("time", "mtime"), ("same", "ctime"), ("extended", "xattrs"),
+                ("replaced", "xattrs"),
+            ] {
                 let line = try json(mount, path)
                 #expect(
                     line.contains("\"attributes\":[\"\(name)\"]") && line.contains("\"kinds\":[\"attributes\"]"))

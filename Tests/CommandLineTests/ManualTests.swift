@@ -146,6 +146,12 @@ struct ManualTests {
                 #expect(
                     text.contains("Type=notify") && text.contains("KillMode=mixed")
                         && !text.contains("auto_unmount"))
+                // It outlives what uses it, and is not the first to be killed.
+                let wanted =
+                    unit == "system"
+                    ? ["Before=local-fs.target", "RequiresMountsFor=%f", "OOMScoreAdjust=-900", "LimitNOFILE="]
+                    : ["ExecStop=/usr/bin/fusesnap unmount"]
+                for part in wanted { #expect(text.contains(part), "\(part)") }
             }
             let completion = top / "usr/share/bash-completion/completions/fusesnap"
             try succeed(["bash", "-n", completion.string])

@@ -83,7 +83,7 @@ struct OrdinaryUserTests {
             let (source, point) = ((top / "source").string, (top / "mnt").string)
             let (live, snapshot) = (top / "mnt", top / "mnt/.snapshot")
             try mine.succeed("mount", source, point)
-            let names: [Path] = ["removed", "changed", "left"]
+            let names: [Path] = ["removed", "changed", "left", "more"]
             try asUser(Self.user) {
                 for name in names {
                     try (live / name).create(bytes(5_000))
@@ -96,6 +96,8 @@ struct OrdinaryUserTests {
                 try (live / "removed").unlink()
                 try (live / "changed").chmod(0o600)
                 try (live / "changed").setAttribute("user.a", bytes(20))
+                try (live / "more").chmod(0o600)
+                try (live / "more").setAttribute("user.b", bytes(20))
                 for name in names {
                     let status = try (snapshot / name).lstat()
                     #expect(status.permissions == 0 && status.size == 5_000)
@@ -104,6 +106,13 @@ struct OrdinaryUserTests {
                     #expect(throws: Errno.permissionDenied) { try (snapshot / name).open(O_RDONLY) }
                 }
             }
+            // What could not be read at the cut is not told to have changed; a name that is new is.
+            let listed = try mine.run("ctl", "changed", "--json", point).output.split(separator: "\n")
+            let lines = ["changed", "more"].map { name in
+                listed.first { $0.contains("\"path\":\"\(name)\"") } ?? "\(name) is not listed"
+            }
+            #expect(lines[0].contains("\"attributes\":[\"mode\"]"), "\(lines)")
+            #expect(lines[1].contains("\"attributes\":[\"mode\",\"xattrs\"]"), "\(lines)")
             try mine.succeed("ctl", "stop", point)
             try mine.succeed("unmount", point)
         }
