@@ -171,10 +171,15 @@ final class Controller: SnapshotController {
         }
     }
 
-    /// To be called when the mount has gone: lets no further snapshot begin, and waits for whoever just begins or ends
-    /// one, so that hooks that froze are thawed, and the end of a lease is logged.
-    func finish() {
+    /// Lets no further snapshot begin: the mount is about to go.
+    func refuseStarts() {
         isEnding.store(true, ordering: .sequentiallyConsistent)
+    }
+
+    /// Waits for whoever just begins or ends a snapshot, so that hooks that froze are thawed, and the end of a lease is
+    /// logged. No further one begins.
+    func finish() {
+        refuseStarts()
         active.withLock { _ in }
     }
 

@@ -82,10 +82,11 @@ struct Daemon {
         let result = session.run()
         signals.finish()
         ServiceManager.standard.tell("STOPPING=1")
+        controller.refuseStarts()
         session.unmount()
         removeAbortedMount()
-        endSnapshot(lifecycle)
         controller.finish()
+        endSnapshot(lifecycle)
         if result < 0 {
             Log.standard.error("\(configuration.mountpoint): serving failed: \(Errno(rawValue: -result))")
             return 1
