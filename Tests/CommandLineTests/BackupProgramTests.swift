@@ -71,17 +71,24 @@ import Testing
             let newest = mount.mountpoint / "newest"
             try waitForClockTick()
             try newest.create()
-            func backUp(_ name: String) throws -> [Substring] {
+            func backUp(_ name: String) throws -> (lines: [Substring], read: Int) {
                 let command = ["borg", "create", "--list", "::\(name)", mount.mountpoint.string]
-                let finished = try TestSupport.run(mount.runWords([], command), environment: environment)
+                let report = (mount.top / "report").string
+                let words = mount.runWords(["--report", report], command)
+                let finished = try TestSupport.run(words, environment: environment)
                 if finished.code != 0 { throw TestFailure(finished.description) }
-                return finished.errors.split(separator: "\n")
+                let json = String(decoding: try Path(report).contents(), as: UTF8.self)
+                return (
+                    finished.errors.split(separator: "\n"), MountStatus(json: json).number("snapshot_bytes_read")
+                )
             }
             let prefix = mount.mountpoint.string
             let first = try backUp("first")
-            #expect(first.count { $0.hasPrefix("A \(prefix)/d/file") } == Self.fileCount, "\(first)")
+            #expect(first.read >= Self.fileCount * 30_000, "\(first)")
+            #expect(first.lines.count { $0.hasPrefix("A \(prefix)/d/file") } == Self.fileCount, "\(first)")
             let second = try backUp("second")
-            #expect(second.count { $0.hasPrefix("U \(prefix)/d/file") } == Self.fileCount, "\(second)")
+            #expect(second.read == 0, "\(second)")
+            #expect(second.lines.count { $0.hasPrefix("U \(prefix)/d/file") } == Self.fileCount, "\(second)")
         }
     }
 
