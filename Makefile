@@ -24,13 +24,14 @@ SCALE ?= 10
 MODE ?= preserve
 REAL_OPTIONS ?=
 
-.PHONY: help build test demo install uninstall lint format clean bench
+.PHONY: help build test demo picture install uninstall deb check-package lint format clean bench
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
+	@echo 'make picture    draw Docs/torn.svg from a real run (BASE, ROUNDS)'
 	@echo 'make bench      measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
@@ -38,6 +39,8 @@ help:
 	@echo 'make check-real back up databases and disk images at work, ROUNDS times each (APPS, SCALE, POLICY, BASE, MODE,'
 	@echo '                SECONDS, SEED); installs PostgreSQL, MariaDB, ... as root'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
+	@echo 'make deb        build a Debian package (DEBDIR: where to)'
+	@echo 'make check-package  build that package, install it, use it and purge it (as root)'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
 	@echo 'make format     apply it'
@@ -76,6 +79,11 @@ check-real: require-real build
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap
 
+# Docs/torn.svg, from a real run of ROUNDS backups without fusesnap, and as many with it.
+picture: build
+	$(SCRIPTS)/require demo picture
+	$(SCRIPTS)/picture .build/release/fusesnap Docs/torn.svg --base '$(BASE)' $(if $(ROUNDS),--rounds $(ROUNDS))
+
 bench: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
 	Benchmarks/scale .build/release/fusesnap $(BASE)/fusesnap-scale $(FILES)
@@ -90,13 +98,78 @@ check-kill: require-test
 	FUSESNAP_TEST_BASE=$(BASE) FUSESNAP_TEST_ROUNDS=$(or $(ROUNDS),100) FUSESNAP_TEST_MOUNT_OPTIONS=io=$(POLICY) \
 		$(SWIFT) test --skip-build --no-parallel --filter FreezeTests/killed
 
-install: build
-	install -D -m 755 .build/release/fusesnap $(DESTDIR)$(PREFIX)/bin/fusesnap
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/fusesnap/hooks Hooks/*.sample
+# Where mount(8) looks for its helpers.
+MOUNTDIR ?= $(if $(shell test -L /sbin && echo merged),/usr/sbin,/sbin)
+SYSCONFDIR ?= /etc
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+# What is installed; another binary than that of the build is taken as it is.
+BINARY ?= .build/release/fusesnap
+ifeq ($(origin BINARY),file)
+install deb: build
+endif
 
+DOCDIR = $(PREFIX)/share/doc/fusesnap
+# Those for users.
+DOCUMENTS = $(addprefix Docs/,Recipes.md Hooks.md Json.md Control.md Semantics.md Conformance.md)
+# Samples of hooks.
+HOOKDIR = $(PREFIX)/share/fusesnap/hooks
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
+UNITDIR = $(PREFIX)/lib/systemd
+# The files that install makes, but for those in /etc that the administrator may have changed.
+INSTALLED = $(PREFIX)/bin/fusesnap $(MOUNTDIR)/mount.fusesnap $(MOUNTDIR)/mount.fuse.fusesnap \
+	$(UNITDIR)/system/fusesnap@.service $(UNITDIR)/user/fusesnap@.service \
+	$(BASHDIR)/fusesnap $(ZSHDIR)/_fusesnap $(FISHDIR)/fusesnap.fish \
+	$(PREFIX)/share/man/man8/mount.fuse.fusesnap.8 \
+	$(foreach page,$(notdir $(wildcard Docs/man/*)),$(PREFIX)/share/man/man$(patsubst .%,%,$(suffix $(page)))/$(page))
+
+install:
+	install -D -m 755 '$(BINARY)' '$(DESTDIR)$(PREFIX)/bin/fusesnap'
+	install -d '$(DESTDIR)$(MOUNTDIR)'
+	ln -sfr '$(DESTDIR)$(PREFIX)/bin/fusesnap' '$(DESTDIR)$(MOUNTDIR)/mount.fusesnap'
+	ln -sf mount.fusesnap '$(DESTDIR)$(MOUNTDIR)/mount.fuse.fusesnap'
+	for unit in system user; do \
+		install -d '$(DESTDIR)$(UNITDIR)'/$$unit; \
+		sed -e 's|@BINDIR@|$(PREFIX)/bin|' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|' \
+			Packaging/systemd/$$(test $$unit = user && echo user/)fusesnap@.service.in \
+			>'$(DESTDIR)$(UNITDIR)'/$$unit/fusesnap@.service || exit 1; \
+	done
+	install -d '$(DESTDIR)$(BASHDIR)' '$(DESTDIR)$(ZSHDIR)' '$(DESTDIR)$(FISHDIR)'
+	'$(BINARY)' --generate-completion-script bash | sed '1{/^#!/d}' >'$(DESTDIR)$(BASHDIR)/fusesnap'
+	'$(BINARY)' --generate-completion-script zsh >'$(DESTDIR)$(ZSHDIR)/_fusesnap'
+	'$(BINARY)' --generate-completion-script fish >'$(DESTDIR)$(FISHDIR)/fusesnap.fish'
+	for page in Docs/man/*; do \
+		install -D -m 644 $$page '$(DESTDIR)$(PREFIX)/share/man'/man$${page##*.}/$${page##*/} || exit 1; \
+	done
+	ln -sf mount.fusesnap.8 '$(DESTDIR)$(PREFIX)/share/man/man8/mount.fuse.fusesnap.8'
+	install -d '$(DESTDIR)$(SYSCONFDIR)/fusesnap/hooks.d'
+	test -e '$(DESTDIR)$(SYSCONFDIR)/default/fusesnap' || \
+		install -D -m 644 Packaging/default '$(DESTDIR)$(SYSCONFDIR)/default/fusesnap'
+	install -d '$(DESTDIR)$(DOCDIR)/examples'
+	install -m 644 Packaging/examples/* '$(DESTDIR)$(DOCDIR)/examples'
+	install -m 644 $(DOCUMENTS) '$(DESTDIR)$(DOCDIR)'
+	install -D -m 755 -t '$(DESTDIR)$(HOOKDIR)' Hooks/*.sample
+
+# What the administrator has put into /etc/fusesnap stays.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/fusesnap
-	rm -rf $(DESTDIR)$(PREFIX)/share/fusesnap/hooks
+	rm -f $(foreach file,$(INSTALLED),'$(DESTDIR)$(file)')
+	rm -rf '$(DESTDIR)$(DOCDIR)' '$(DESTDIR)$(HOOKDIR)'
+	! cmp -s Packaging/default '$(DESTDIR)$(SYSCONFDIR)/default/fusesnap' || rm '$(DESTDIR)$(SYSCONFDIR)/default/fusesnap'
+	for directory in hooks.d ''; do \
+		test ! -d '$(DESTDIR)$(SYSCONFDIR)/fusesnap'/$$directory || \
+			rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(SYSCONFDIR)/fusesnap'/$$directory; \
+	done
+
+# The package lands in the directory that DEBDIR names.
+DEBDIR ?= .build
+deb:
+	$(SCRIPTS)/require deb
+	mkdir -p '$(DEBDIR)'
+	Packaging/deb/build '$(BINARY)' '$(DEBDIR)'
+
+# Builds the package, and as root installs it, uses it and purges it.
+check-package: deb
+	$(SCRIPTS)/check-package "$$(ls -t '$(DEBDIR)'/fusesnap_*.deb | head -n 1)"
 
 lint: require
 	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift

@@ -21,6 +21,7 @@
 #include <sys/fanotify.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -411,4 +412,33 @@ void cl_return_memory(int bytes)
 {
 	mallopt(M_MMAP_THRESHOLD, bytes);
 	mallopt(M_TRIM_THRESHOLD, bytes);
+}
+
+int cl_protect_from_reclaim(void)
+{
+	return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
+int cl_send_datagram(const char *address, const char *message, size_t length)
+{
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	size_t size = strlen(address);
+	if (size >= sizeof(to.sun_path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memcpy(to.sun_path, address, size);
+	/* An abstract name has no NUL at its end. */
+	socklen_t room = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + size + 1);
+	if (address[0] == '@') {
+		to.sun_path[0] = 0;
+		room--;
+	}
+	int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (descriptor < 0) return -1;
+	ssize_t sent = sendto(descriptor, message, length, MSG_NOSIGNAL, (struct sockaddr *) &to, room);
+	int error = errno;
+	close(descriptor);
+	errno = error;
+	return sent < 0 ? -1 : 0;
 }

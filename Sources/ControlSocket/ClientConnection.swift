@@ -5,6 +5,8 @@ internal import SystemPackage
 /// One client, as the server sees it.
 final class ClientConnection: Sendable {
     let descriptor: OwnedDescriptor
+    /// The process that connected; nil where it is of another process namespace.
+    let process: pid_t?
     /// Guards who writes to the socket, and whether a request is being worked on. May span a send,
     /// which is bounded.
     private let isWorking = Mutex(false)
@@ -15,8 +17,9 @@ final class ClientConnection: Sendable {
     /// A client who does not read what it asked for is cut off.
     private static let sendTimeoutSeconds = 10
 
-    init(accepted: consuming OwnedDescriptor) throws(Errno) {
+    init(accepted: consuming OwnedDescriptor, process: pid_t) throws(Errno) {
         try SystemCalls.boundSending(accepted.rawValue, seconds: Self.sendTimeoutSeconds)
+        self.process = process > 0 ? process : nil
         descriptor = accepted
     }
 
@@ -46,10 +49,26 @@ final class ClientConnection: Sendable {
         }
     }
 
+    /// Sends a line before the last one of an answer; false where the client takes no more.
+    func sendPart(_ line: [UInt8]) -> Bool {
+        isWorking.withLock { isWorking in
+            guard isWorking else { return false }
+            isWorking = sendOrCut(line)
+            return isWorking
+        }
+    }
+
     /// Says that the request is still worked on, unless somebody else is just sending.
     func sendHeartbeat(_ line: [UInt8]) {
         _ = isWorking.withLockIfAvailable { isWorking in
-            if isWorking { sendOrCut(line, flags: Int32(MSG_DONTWAIT)) }
+            guard isWorking else { return }
+            do throws(Errno) {
+                if try !SystemCalls.sendAtOnce(descriptor.rawValue, line) { end() }
+            } catch .resourceTemporarilyUnavailable {
+                // It has not read yet what was sent: it knows that the request is worked on.
+            } catch {
+                end()
+            }
         }
     }
 
@@ -64,11 +83,14 @@ final class ClientConnection: Sendable {
     }
 
     /// A line that does not go out whole would spoil the next one, so that was the last.
-    private func sendOrCut(_ line: [UInt8], flags: Int32 = 0) {
+    @discardableResult
+    private func sendOrCut(_ line: [UInt8]) -> Bool {
         do throws(Errno) {
-            try SystemCalls.sendAll(descriptor.rawValue, line, flags: flags)
+            try SystemCalls.sendAll(descriptor.rawValue, line)
+            return true
         } catch {
             end()
+            return false
         }
     }
 }

@@ -52,6 +52,17 @@ package struct ControlClient: ~Copyable {
         throw .noDaemon(tried: directories.map { "\($0)/\(name)" })
     }
 
+    /// Connects to whatever daemon of `owner` is behind a socket, by the path that `SocketDirectory.sockets` gave.
+    package init(socket: SocketDirectory.Entry, owner: UInt32) throws(ControlClientError) {
+        guard let connection = try Self.connect(socket.directory, socket.name, owner: owner) else {
+            throw .noDaemon(tried: [socket.path])
+        }
+        path = socket.path
+        daemonProcess = connection.process
+        lines = LineReader(connection.descriptor.rawValue)
+        descriptor = connection.descriptor
+    }
+
     private struct Connection: ~Copyable {
         let descriptor: OwnedDescriptor
         let process: Int32
@@ -104,6 +115,23 @@ package struct ControlClient: ~Copyable {
         try request(.status, NoOptions()) { _ in }
     }
 
+    /// Hands what changed since the cut to `item`.
+    package mutating func changed(
+        _ item: (ChangeItem) -> Void
+    ) throws(ControlClientError) -> ChangesReport {
+        var pending: ChangeItem?
+        return try request(.changed, NoOptions(), { _ in }) { items in
+            for next in items {
+                // What was split is put together.
+                var whole = pending ?? next
+                if pending != nil { whole.ranges += next.ranges }
+                whole.continues = nil
+                pending = next.continues == true ? whole : nil
+                if pending == nil { item(whole) }
+            }
+        }
+    }
+
     package mutating func unmount(
         _ options: UnmountOptions
     ) throws(ControlClientError) -> UnmountReport {
@@ -111,7 +139,8 @@ package struct ControlClient: ~Copyable {
     }
 
     private mutating func request<Options: Codable, Result: Codable>(
-        _ command: Command, _ options: Options, _ progress: (StopProgress) -> Void
+        _ command: Command, _ options: Options, _ progress: (StopProgress) -> Void,
+        _ changes: ([ChangeItem]) -> Void = { _ in }
     ) throws(ControlClientError) -> Result {
         let line = ControlLine.encode(Request(command: command, options: options))
         do throws(Errno) {
@@ -127,6 +156,7 @@ package struct ControlClient: ~Copyable {
             if let failure = reply.error { throw .failure(failure) }
             if let result = reply.result { return result }
             if let done = reply.progress { progress(done) }
+            if let items = reply.changes { changes(items) }
         }
     }
 

@@ -140,8 +140,10 @@ package final class ControlServer: Sendable {
     private func admit(_ controller: any SnapshotController) {
         do throws(Errno) {
             let raw = try SystemCalls.checked { cl_unix_accept(socket.descriptor.rawValue) }
-            let client = try ClientConnection(accepted: OwnedDescriptor(raw))
-            if let refusal = refusal(try SystemCalls.peer(of: raw)) {
+            let accepted = OwnedDescriptor(raw)
+            let peer = try SystemCalls.peer(of: raw)
+            let client = try ClientConnection(accepted: accepted, process: peer.process)
+            if let refusal = refusal(peer) {
                 report(refusal.message)
                 client.finish(ControlLine.encode(Reply<NoResult>(error: refusal)))
                 return

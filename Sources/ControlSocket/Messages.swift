@@ -15,7 +15,7 @@ package enum ControlProtocol {
 
 /// What a client asks for.
 enum Command: String, Codable, Sendable, CaseIterable {
-    case start, stop, status, unmount
+    case start, stop, status, unmount, changed
     /// What became of the hooks that the client ran.
     case hooks
 }
@@ -40,6 +40,8 @@ struct Reply<Result: Codable>: Codable {
     var `protocol` = ControlProtocol.version
     var working: Bool?
     var progress: StopProgress?
+    /// Any number of lines of these, before the result of `changed`.
+    var changes: [ChangeItem]?
     var result: Result?
     var error: ControlFailure?
 }
@@ -64,6 +66,11 @@ enum ControlLine {
 }
 
 extension Encodable {
+    /// The report on one line, without its end.
+    package var jsonLine: String {
+        String(decoding: ControlLine.encode(self).dropLast(), as: UTF8.self)
+    }
+
     /// The report as `--json` prints it.
     package var jsonText: String {
         let encoder = JSONEncoder()

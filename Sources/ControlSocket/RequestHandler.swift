@@ -35,6 +35,8 @@ struct RequestHandler {
         switch command {
         case .start:
             return reply(line, StartOptions()) { [client] options throws(ControlFailure) in
+                var options = options
+                options.clientProcess = client.process
                 let report = try controller.start(options)
                 if options.leaseConnection == true { client.hold(report.snapshot) }
                 return report
@@ -47,6 +49,13 @@ struct RequestHandler {
             }
         case .status:
             return reply(line, NoOptions()) { _ throws(ControlFailure) in controller.status() }
+        case .changed:
+            return reply(line, NoOptions()) { [client] _ throws(ControlFailure) in
+                let packer = ChangePacker { client.sendPart($0) }
+                let report = try controller.changed { item throws(ControlFailure) in try packer.add(item) }
+                _ = packer.flush()
+                return report
+            }
         case .unmount:
             return reply(line, UnmountOptions()) { options throws(ControlFailure) in
                 try controller.unmount(options)

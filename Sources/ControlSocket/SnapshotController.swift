@@ -6,6 +6,10 @@ package protocol SnapshotController: AnyObject, Sendable {
         _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
     ) throws(ControlFailure) -> StopReport
     func status() -> Status
+    /// Tells what changed since the cut. `emit` answers false where no more is wanted.
+    func changed(
+        _ emit: (ChangeItem) throws(ControlFailure) -> Bool
+    ) throws(ControlFailure) -> ChangesReport
     /// Ends an active snapshot, unmounts; returns when the mount is gone from the name space (the
     /// process exits soon after the reply).
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport
@@ -71,6 +75,8 @@ package struct StartOptions: Codable, Sendable, Equatable {
     /// Of the mount's own hooks: how long one may take, and whether a failure does not matter.
     package var hookTimeoutSeconds: Int?
     package var ignoresHookFailures: Bool?
+    /// The process that asks, as the kernel tells the daemon: never sent. nil: it is of another process namespace.
+    package var clientProcess: Int32?
 
     package init(stallMaxMilliseconds: Int? = nil, attemptsMax: Int? = nil) {
         self.stallMaxMilliseconds = stallMaxMilliseconds
@@ -90,7 +96,12 @@ package struct StartOptions: Codable, Sendable, Equatable {
     }
 }
 
+/// What a start tells. `Docs/Json.md` is its description. Fields are only ever added; `schema` changes if one must go.
 package struct StartReport: Codable, Sendable, Equatable {
+    package static let currentSchema = 1
+
+    /// A daemon of an earlier version does not tell it.
+    package var schema: Int?
     /// The instant of the cut, RFC 3339.
     package var started: String
     /// For how long applications that change anything may have waited.
@@ -110,6 +121,7 @@ package struct StartReport: Codable, Sendable, Equatable {
         started: String, stallMicroseconds: Int, attempts: Int, filesFrozen: Int,
         snapshotDirectory: String? = nil
     ) {
+        schema = Self.currentSchema
         self.started = started
         self.stallMicroseconds = stallMicroseconds
         self.attempts = attempts
@@ -118,7 +130,7 @@ package struct StartReport: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case started, attempts, snapshot, hooks
+        case schema, started, attempts, snapshot, hooks
         case stallMicroseconds = "stall_microseconds"
         case filesFrozen = "files_frozen"
         case snapshotDirectory = "snapshot_directory"

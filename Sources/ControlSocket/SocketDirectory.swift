@@ -114,6 +114,34 @@ package struct SocketDirectory: ~Copyable, Sendable {
         }
     }
 
+    /// A control socket's place.
+    package struct Entry: Hashable, Sendable {
+        package let directory: String
+        package let name: String
+
+        package var path: String { "\(directory)/\(name)" }
+    }
+
+    /// The control sockets in the directories of `user`. A directory that is not there, or not to be trusted, has none.
+    package static func sockets(user: UInt32) -> [Entry] {
+        candidates(user: user).flatMap { path -> [Entry] in
+            guard let directory = try? open(path, owner: user),
+                let stream = opendir(directory.address("."))
+            else { return [] }
+            defer { closedir(stream) }
+            var entries: [Entry] = []
+            while let entry = readdir(stream) {
+                let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+                }
+                if name.hasSuffix(".sock") && !name.hasPrefix(".") {
+                    entries.append(Entry(directory: path, name: name))
+                }
+            }
+            return entries
+        }
+    }
+
     /// Removes the socket that a dead daemon of `owner` has left behind for a mount. Only while the
     /// dead mount is still there, which keeps a new daemon from taking the name.
     package static func removeStaleSocket(mountpoint: String, owner: UInt32) {

@@ -6,6 +6,28 @@ package struct Status: Codable, Sendable, Equatable {
         case idle, active, merging, overflowed
     }
 
+    /// What ends the snapshot where nobody stops it.
+    package struct Lease: Codable, Sendable, Equatable {
+        /// The process that holds it: that of `--lease`, or the `run` at the other end of the connection. nil: none
+        /// does, or it is of another process namespace.
+        package var process: Int32?
+        /// The name of that process's program.
+        package var command: String?
+        /// Whether it ends with a connection, which that of the process does.
+        package var connection: Bool?
+        /// When its time is over, RFC 3339; nil: never.
+        package var expires: String?
+
+        package init(
+            process: Int32? = nil, command: String? = nil, connection: Bool? = nil, expires: String? = nil
+        ) {
+            self.process = process
+            self.command = command
+            self.connection = connection
+            self.expires = expires
+        }
+    }
+
     package var schema: Int
     package var pid: Int32
     package var version: String
@@ -30,13 +52,19 @@ package struct Status: Codable, Sendable, Equatable {
     package var lastStallMicroseconds: Int?
     /// Whether changes of the source that do not come through the mount are seen; nil when idle.
     package var sourceWatched: Bool?
+    /// Where the snapshot is read, which is there while one is active; an absolute path.
+    package var snapshotDirectory: String?
+    /// What --max-delta allows; nil: no bound.
+    package var deltaBytesMax: UInt64?
+    /// nil where only a stop ends the snapshot, or none is active.
+    package var lease: Lease?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
         started: String?, deltaBytes: UInt64, changedAreas: UInt64, snapshotBytesRead: UInt64,
         store: String, io: String, ioRequested: String? = nil, inexactReason: String? = nil,
         lastStallMicroseconds: Int? = nil,
-        sourceWatched: Bool? = nil
+        sourceWatched: Bool? = nil, snapshotDirectory: String? = nil, deltaBytesMax: UInt64? = nil
     ) {
         schema = Self.currentSchema
         self.pid = pid
@@ -55,10 +83,12 @@ package struct Status: Codable, Sendable, Equatable {
         self.inexactReason = inexactReason
         self.lastStallMicroseconds = lastStallMicroseconds
         self.sourceWatched = sourceWatched
+        self.snapshotDirectory = snapshotDirectory
+        self.deltaBytesMax = deltaBytesMax
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started
+        case schema, pid, version, source, mountpoint, mode, state, started, lease
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -67,6 +97,8 @@ package struct Status: Codable, Sendable, Equatable {
         case inexactReason = "inexact_reason"
         case lastStallMicroseconds = "last_stall_microseconds"
         case sourceWatched = "source_watched"
+        case snapshotDirectory = "snapshot_directory"
+        case deltaBytesMax = "delta_bytes_max"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -90,5 +122,8 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(inexactReason, forKey: .inexactReason)
         try fields.encodeIfPresent(lastStallMicroseconds, forKey: .lastStallMicroseconds)
         try fields.encodeIfPresent(sourceWatched, forKey: .sourceWatched)
+        try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
+        try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
+        try fields.encodeIfPresent(lease, forKey: .lease)
     }
 }

@@ -54,16 +54,24 @@ enum SystemCalls {
     }
 
     /// send(2) until all of `bytes` is sent. Never SIGPIPE.
-    static func sendAll(_ socket: Int32, _ bytes: [UInt8], flags: Int32 = 0) throws(Errno) {
+    static func sendAll(_ socket: Int32, _ bytes: [UInt8]) throws(Errno) {
         var sent = 0
         while sent < bytes.count {
             sent += try checked {
                 bytes.withUnsafeBytes { raw in
                     let rest = UnsafeRawBufferPointer(rebasing: raw[sent...])
-                    return send(socket, rest.baseAddress, rest.count, Int32(MSG_NOSIGNAL) | flags)
+                    return send(socket, rest.baseAddress, rest.count, Int32(MSG_NOSIGNAL))
                 }
             }
         }
+    }
+
+    /// send(2), which does not wait; whether all of `bytes` went out. Throws EAGAIN where nothing did.
+    static func sendAtOnce(_ socket: Int32, _ bytes: [UInt8]) throws(Errno) -> Bool {
+        let count = try checked {
+            send(socket, bytes, bytes.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+        }
+        return count == bytes.count
     }
 
     /// setsockopt(SO_SNDTIMEO): bounds a send, and a connect to a socket whose backlog is full.

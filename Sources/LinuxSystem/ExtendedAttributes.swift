@@ -60,6 +60,15 @@ package struct ExtendedAttributes: Sendable {
         if let value = values[name] { return value }
         throw unreadable.contains(name) ? .permissionDenied : .noData
     }
+
+    /// Whether some are there only in one of the two, or have another value, as far as values can be read in both.
+    package func differs(from other: ExtendedAttributes) -> Bool {
+        if Set(names) != Set(other.names) { return true }
+        return values.contains { name, value in
+            guard let others = other.values[name] else { return false }
+            return others != value
+        }
+    }
 }
 
 /// Every extended attribute with its value; none where the file system has no such thing.

@@ -66,6 +66,15 @@ package func readLink(_ descriptor: Descriptor) throws(Errno) -> [UInt8] {
     return Array(room[..<length])
 }
 
+/// The path of what a descriptor refers to, as the kernel knows it.
+package func linkTarget(of descriptor: Descriptor) throws(Errno) -> [UInt8] {
+    try withLink(to: descriptor) { (link) throws(Errno) in
+        var room = [UInt8](repeating: 0, count: Int(PATH_MAX))
+        let length = try checked { readlink(link, &room, room.count) }
+        return Array(room[..<length])
+    }
+}
+
 // Attributes of what a descriptor refers to; an O_PATH descriptor will do.
 
 /// chmod(2).

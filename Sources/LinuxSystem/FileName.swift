@@ -18,6 +18,9 @@ package struct FileName: Hashable, Sendable {
         terminated = bytes.map { CChar(bitPattern: $0) } + [0]
     }
 
+    /// The bytes, without the NUL byte.
+    package var bytes: [UInt8] { terminated.dropLast().map { UInt8(bitPattern: $0) } }
+
     /// The number of bytes, the NUL byte not counted.
     package var length: Int { terminated.count - 1 }
 

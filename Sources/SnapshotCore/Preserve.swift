@@ -69,7 +69,7 @@ package final class Preserve: Sendable {
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
     func record(of reference: InodeReference) -> InodeRecord? {
         guard end.isRecording, reference.device == source.device else { return nil }
-        guard let record = map.recordForChange(of: reference.key),
+        guard let record = map.recordForChange(of: reference.key, reference),
             !record.contents.withLock({ $0.isLost })
         else { return nil }
         return record

@@ -232,6 +232,15 @@ package final class SnapshotLifecycle: Sendable {
         return ended
     }
 
+    /// Hands what changed since the cut to `emit`, which answers false where no more is wanted; the snapshot as it is
+    /// at the end of that.
+    package func changes(_ emit: (Change) -> Bool) throws(ChangesFailure) -> Summary {
+        guard let now = generation.mutex.withLock({ $0 }) else { throw .ended }
+        var finder = ChangeFinder(now.preserve)
+        try finder.forEach(emit)
+        return Self.summary(now)
+    }
+
     /// Gives the space of the active snapshot's delta back, which makes it inexact, where that helps an operation that
     /// failed with `error`: with ENOSPC, or with EDQUOT, since removed files that are kept count in their owners'
     /// quotas. Whether to try again. Called outside the gate.

@@ -90,12 +90,3 @@ private func mountLine(of directory: Descriptor) throws(Errno) -> MountLine? {
     table.add(mountinfo: try ProcessFiles("/proc/self").contents("mountinfo"), top: rootPath, namespace: [])
     return table[place.mount]
 }
-
-/// The path of what a descriptor refers to, as the kernel knows it.
-func linkTarget(of descriptor: Descriptor) throws(Errno) -> [UInt8] {
-    try withLink(to: descriptor) { (link) throws(Errno) in
-        var room = [UInt8](repeating: 0, count: Int(PATH_MAX))
-        let length = try checked { readlink(link, &room, room.count) }
-        return Array(room[..<length])
-    }
-}

@@ -5,5 +5,8 @@ struct Control: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ctl",
         abstract: "Start, stop or look at the snapshot of a mount.",
-        subcommands: [ControlStart.self, ControlStop.self, ControlStatus.self])
+        subcommands: [
+            ControlStart.self, ControlStop.self, ControlStatus.self, ControlChanged.self, ControlList.self,
+            ControlMetrics.self,
+        ])
 }

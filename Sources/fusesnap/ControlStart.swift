@@ -27,7 +27,7 @@ struct ControlStart: ParsableCommand {
         transform: LeaseTime.parse)
     var ttl: LeaseTime?
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     func validate() throws {
@@ -49,9 +49,10 @@ struct ControlStart: ParsableCommand {
         start.options.leaseProcess = lease
         start.options.leaseProcessStart = holder?.start
         var client = try connect(target)
-        let report = try start.start(&client)
+        var report = try start.start(&client)
         withExtendedLifetime(holder) {}
         if json {
+            report.schema = report.schema ?? StartReport.currentSchema
             print(report.jsonText)
             return
         }

@@ -14,7 +14,7 @@ struct ControlStop: ParsableCommand {
     @Flag(help: "Print the report as JSON.")
     var json = false
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     func run() throws {

@@ -9,7 +9,7 @@ import SystemPackage
 /// Carries out what comes over the control socket.
 final class Controller: SnapshotController {
     private let configuration: DaemonConfiguration
-    private let lifecycle: SnapshotLifecycle
+    let lifecycle: SnapshotLifecycle
     private let storePath: String
 
     init(_ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String) {
@@ -37,6 +37,10 @@ final class Controller: SnapshotController {
 
     /// Held by whoever begins or ends a snapshot, hooks and all: never by a worker.
     private let active = Mutex<Active?>(nil)
+    /// What the status tells of the lease of the snapshot of that number: a status does not wait for hooks.
+    private let shownLease = Mutex<(serial: UInt64, lease: Status.Lease)?>(nil)
+    /// Set once the daemon ends: no snapshot begins any more.
+    private let isEnding = Atomic<Bool>(false)
     /// How the last snapshot ended, where nobody stopped it.
     private let lastEnd = Mutex<String?>(nil)
 
@@ -51,10 +55,12 @@ final class Controller: SnapshotController {
             let lease = try Lease(options)
             var hooks = ownHooks(options)
             let started = try start(limits, &hooks)
+            ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             lastEnd.withLock { $0 = nil }
             active = Active(
                 serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
                 clientHooks: options.hooks ?? [])
+            show(lease, options, started.serial)
             try watch(lease, started.serial)
             var report = StartReport(
                 started: started.cut.rfc3339, stallMicroseconds: started.freeze.stall.microseconds,
@@ -64,6 +70,21 @@ final class Controller: SnapshotController {
             report.hooks = hooks.results
             return report
         }
+    }
+
+    /// Makes a lease known to the status.
+    private func show(_ lease: Lease?, _ options: StartOptions, _ serial: UInt64) {
+        var summary = lease?.summary
+        if options.leaseConnection == true {
+            summary = summary ?? Status.Lease()
+            summary?.connection = true
+            // One of `run`; with --lease too, that process is the one to be told.
+            if let client = options.clientProcess, summary?.process == nil {
+                summary?.process = client
+                summary?.command = ProcessIdentity.command(client)
+            }
+        }
+        shownLease.withLock { $0 = summary.map { (serial, $0) } }
     }
 
     private func ownHooks(_ options: StartOptions) -> HookSession {
@@ -83,6 +104,10 @@ final class Controller: SnapshotController {
         if hooks.hasFailed {
             hooks.thaw()
             throw ControlFailure(.hookFailed, hooks.message)
+        }
+        if isEnding.load(ordering: .sequentiallyConsistent) {
+            hooks.thaw()
+            throw ControlFailure(.failed, "the mount is being ended")
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
@@ -104,6 +129,7 @@ final class Controller: SnapshotController {
     private func endUnused(_ serial: UInt64) {
         do throws(Errno) {
             _ = try lifecycle.stop(only: serial)
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
         } catch {
             Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
         }
@@ -129,6 +155,7 @@ final class Controller: SnapshotController {
             let ended: SnapshotLifecycle.Ended
             do throws(Errno) {
                 ended = try lifecycle.stop(only: serial)
+                ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
             } catch {
                 if error != .noData {
                     Log.standard.error("\(mountpoint): the snapshot's store could not be removed: \(error)")
@@ -142,6 +169,18 @@ final class Controller: SnapshotController {
             lastEnd.withLock { $0 = message }
             Log.standard.warning("\(mountpoint): \(message)")
         }
+    }
+
+    /// Lets no further snapshot begin: the mount is about to go.
+    func refuseStarts() {
+        isEnding.store(true, ordering: .sequentiallyConsistent)
+    }
+
+    /// Waits for whoever just begins or ends a snapshot, so that hooks that froze are thawed, and the end of a lease is
+    /// logged. No further one begins.
+    func finish() {
+        refuseStarts()
+        active.withLock { _ in }
     }
 
     func noteHooks(_ options: HooksOptions) throws(ControlFailure) {
@@ -194,7 +233,9 @@ final class Controller: SnapshotController {
 
     private func stop(_ snapshot: UInt64?) throws(ControlFailure) -> SnapshotLifecycle.Ended {
         do throws(Errno) {
-            return try lifecycle.stop(only: snapshot)
+            let ended = try lifecycle.stop(only: snapshot)
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
+            return ended
         } catch {
             if error == .noData { throw notActive }
             throw ControlFailure(
@@ -239,7 +280,7 @@ final class Controller: SnapshotController {
             } else {
                 .idle
             }
-        return Status(
+        var status = Status(
             pid: getpid(), version: Version.text, source: configuration.source,
             mountpoint: mountpoint, mode: configuration.mode.rawValue, state: state,
             started: summary?.cut.rfc3339, deltaBytes: summary?.deltaBytes ?? 0,
@@ -248,7 +289,10 @@ final class Controller: SnapshotController {
             ioRequested: configuration.options.policy.rawValue,
             inexactReason: summary?.inexactReason,
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
-            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource)
+            sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
+            snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
+        status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
+        return status
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

@@ -33,6 +33,7 @@ struct Daemon {
 
     private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
+        protectFromReclaim()
         // Tables go back to the system when the kernel has forgotten what they held.
         cl_return_memory(256 << 10)
         let signals = TerminationSignals()
@@ -68,16 +69,23 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         follow(session, fileSystem)
+        let controller = Controller(configuration, lifecycle, store: store.path)
         do throws(ControlSocketError) {
-            try server.serve(Controller(configuration, lifecycle, store: store.path))
+            try server.serve(controller)
         } catch {
             throw CommandFailure("\(attempt): \(error)")
         }
-        signals.wait { session.exit() }
+        signals.wait {
+            ServiceManager.standard.tell("STOPPING=1\nSTATUS=Unmounting")
+            session.exit()
+        }
         let result = session.run()
         signals.finish()
+        ServiceManager.standard.tell("STOPPING=1")
+        controller.refuseStarts()
         session.unmount()
         removeAbortedMount()
+        controller.finish()
         endSnapshot(lifecycle)
         if result < 0 {
             Log.standard.error("\(configuration.mountpoint): serving failed: \(Errno(rawValue: -result))")
@@ -230,6 +238,18 @@ func raiseDescriptorLimit() {
     if setrlimit(resource, &raised) == 0 { return }
     limit.rlim_cur = limit.rlim_max
     setrlimit(resource, &limit)
+}
+
+/// Keeps the daemon out of the deadlock in which the kernel, short of memory, writes dirty pages of the mount out to find
+/// some for the daemon, which is to store them. Threads and processes that come after inherit it, so it is called while
+/// there is one thread; and before `Credentials` gives CAP_SYS_RESOURCE up, which it needs. An ordinary user's daemon
+/// goes without: EPERM.
+private func protectFromReclaim() {
+    if cl_protect_from_reclaim() == 0 { return }
+    let error = currentErrno()
+    if error != .notPermitted && error != .invalidArgument {  // EINVAL: before Linux 5.6.
+        Log.standard.warning("the daemon cannot be kept out of memory reclaim (PR_SET_IO_FLUSHER): \(error)")
+    }
 }
 
 /// What the kernel allows by default (fs.nr_open).

@@ -28,8 +28,18 @@ struct CommandFailure: Error, Equatable {
 /// Errors and warnings go to standard error, output for people to standard output.
 enum StandardError {
     static func write(_ message: String) {
-        writeText("fusesnap: \(message)\n")
+        guard isJournal else { return writeText("fusesnap: \(message)\n") }
+        // Each line is an entry of its own there, and has its level in front (sd-daemon(3)).
+        for line in message.split(separator: "\n") { writeText("<\(LOG_ERR)>\(line)\n") }
     }
+
+    /// Whether standard error leads to the journal: $JOURNAL_STREAM holds its device and inode number then.
+    static let isJournal: Bool = {
+        guard let value = getenv("JOURNAL_STREAM") else { return false }
+        var status = stat()
+        guard fstat(STDERR_FILENO, &status) == 0 else { return false }
+        return String(cString: value) == "\(status.st_dev):\(status.st_ino)"
+    }()
 
     /// As it is, in one write(2) where that takes it whole. An error here has nowhere to be told.
     static func writeText(_ text: String) {

@@ -7,13 +7,13 @@ struct HookOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "Call FILE with `freeze` before the cut and `thaw` after it; may be given several times.",
-            valueName: "file"))
+            valueName: "file"), completion: .file())
     var hook: [String] = []
 
     @Option(
         help: ArgumentHelp(
             "Call the hooks in this directory too (default: \(HookDirectory.standardPath), as root).",
-            valueName: "dir"))
+            valueName: "dir"), completion: .directory)
     var hooksDir: String?
 
     @Option(help: ArgumentHelp("For how long a hook may take.", valueName: "seconds"))

@@ -13,6 +13,9 @@ final class Lease: Sendable {
     private let waking: Descriptor
     private let wake: Descriptor
 
+    /// For the status.
+    let summary: Status.Lease
+
     private struct Holder: Sendable {
         let description: String
         let descriptor: Descriptor
@@ -25,17 +28,25 @@ final class Lease: Sendable {
             throw ControlFailure(.badRequest, "a snapshot cannot be kept for \(seconds) s")
         }
         ttl = options.ttlSeconds.map { .seconds($0) }
+        var summary = Status.Lease()
+        summary.expires = options.ttlSeconds.map { seconds in
+            var end = Timestamp.current
+            end.seconds += Int64(seconds)
+            return end.rfc3339
+        }
         var holder: Holder?
         if let process = options.leaseProcess {
             do throws(LeaseProblem) {
                 let identity = try ProcessIdentity(process)
                 if let start = options.leaseProcessStart, start != identity.start { throw .another }
                 holder = Holder(description: identity.description, descriptor: identity.descriptor)
+                (summary.process, summary.command) = (process, identity.command)
             } catch {
                 throw ControlFailure(.failed, error.text(process))
             }
         }
         self.holder = holder
+        self.summary = summary
         var ends: [Int32] = [-1, -1]
         do throws(Errno) {
             try checked { pipe2(&ends, O_CLOEXEC) }
@@ -100,10 +111,12 @@ enum LeaseProblem: Error {
 
 /// A process that is alive, bound for good: its number may be another's later.
 struct ProcessIdentity {
+    let number: Int32
     let descriptor: Descriptor
     /// In ticks since boot; nil where /proc does not tell.
     let start: UInt64?
-    let description: String
+    /// The name of its program; nil where it is hidden from this user.
+    let command: String?
 
     init(_ number: Int32) throws(LeaseProblem) {
         do throws(Errno) {
@@ -116,7 +129,20 @@ struct ProcessIdentity {
         var entry = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
         if poll(&entry, 1, 0) != 0 { throw .gone }
         start = words.fields.count > 19 ? UInt64(words.fields[19]) : nil
-        description = "process \(number)" + (words.command.isEmpty ? "" : " (\(words.command))")
+        self.number = number
+        command = words.command.isEmpty ? nil : words.command
+    }
+
+    var description: String { Self.describe(number, command) }
+
+    static func describe(_ number: Int32, _ command: String?) -> String {
+        "process \(number)" + (command.map { " (\($0))" } ?? "")
+    }
+
+    /// The name of a process's program; nil where it is gone or hidden.
+    static func command(_ number: Int32) -> String? {
+        let command = words(number).command
+        return command.isEmpty ? nil : command
     }
 
     /// /proc/PID/stat: the command's name is in parentheses, and may hold some itself.

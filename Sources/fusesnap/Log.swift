@@ -2,8 +2,8 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// What the daemon has to say, on standard error or, in the background, to syslog. Any thread may
-/// call it.
+/// What the daemon has to say: on standard error, with journald's level in front where that leads to the journal, or, in
+/// the background, to syslog. Any thread may call it.
 final class Log: Sendable {
     enum Level: Int, Comparable, Sendable {
         case error, warning, notice, debug
@@ -53,10 +53,12 @@ final class Log: Sendable {
     }
 
     func write(_ level: Level, _ message: String) {
-        let line = Self.singleLine(message)
+        let line = message.onOneLine
         state.withLock { state in
             if level > state.verbosity { return }
             switch state.destination {
+            case .standardError where StandardError.isJournal:
+                StandardError.writeText("<\(level.priority)>\(line)\n")
             case .standardError: StandardError.write(level.prefix + line)
             case .syslog: cl_syslog(LOG_DAEMON | level.priority, line)
             }
@@ -67,12 +69,4 @@ final class Log: Sendable {
     func warning(_ message: String) { write(.warning, message) }
     func notice(_ message: String) { write(.notice, message) }
     func debug(_ message: String) { write(.debug, message) }
-
-    /// A file's name may hold a line break, and must not forge a line of the log.
-    private static func singleLine(_ message: String) -> String {
-        guard message.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else { return message }
-        return message.unicodeScalars.reduce(into: "") { line, scalar in
-            line += scalar.value < 0x20 || scalar.value == 0x7f ? "?" : String(scalar)
-        }
-    }
 }

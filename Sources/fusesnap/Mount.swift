@@ -12,13 +12,15 @@ struct Mount: ParsableCommand {
 
             Mount options (-o): io=write-through|writeback|passthrough|auto, snapshot_dir=NAME, attr_timeout=SECONDS, entry_timeout=SECONDS, \
             negative_timeout=SECONDS, max_threads=N, no_file_handles, debug; allow_other, default_permissions, ro, rw, nosuid, suid, \
-            nodev, dev, noexec, exec, noatime, atime, dirsync, sync, fsname=NAME.
+            nodev, dev, noexec, exec, noatime, atime, dirsync, sync, fsname=NAME; and \
+            mode=MODE, store=DIR and max_delta=SIZE, which \
+            mean what the options of those names do. What mount(8) and fstab(5) mean for themselves is passed over.
             """)
 
     @Option(help: "How the snapshot is kept: preserve.", transform: Mode.parse)
     var mode = Mode.preserve
 
-    @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).")
+    @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).", completion: .directory)
     var store: String?
 
     @Flag(
@@ -36,7 +38,7 @@ struct Mount: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             "At each start of a snapshot, call FILE with `freeze` before the cut and `thaw` after it, as the daemon; may be given several times.",
-            valueName: "file"))
+            valueName: "file"), completion: .file())
     var hook: [String] = []
 
     @Option(
@@ -47,14 +49,17 @@ struct Mount: ParsableCommand {
     @Option(help: .hidden)
     var readyFd: Int32?
 
-    @Argument(help: "The directory with the data.")
+    @Argument(help: "The directory with the data.", completion: .directory)
     var source: String
 
-    @Argument(help: "Where it is to be seen.")
+    @Argument(help: "Where it is to be seen.", completion: .directory)
     var mountpoint: String?
 
     func validate() throws {
-        _ = try parsedOptions()
+        let options = try parsedOptions()
+        if store != nil && options.store != nil || maxDelta != nil && options.maxDelta != nil {
+            throw ValidationError("the store or its bound is given twice: by its own option, and by -o")
+        }
         if source.isEmpty || mountpoint?.isEmpty == true || store?.isEmpty == true {
             throw ValidationError("a path is empty; name a directory")
         }
@@ -66,11 +71,15 @@ struct Mount: ParsableCommand {
     func run() throws {
         if readyFd == nil && !foreground { return try Background.launch() }
         if let readyFd { try Background.adoptReadyPipe(readyFd) }
+        ServiceManager.adopt()
         let isReady = Atomic<Bool>(false)
         let code: Int32
         do {
-            code = try Daemon.run(try configured()) { [foreground, readyFd] in
+            let configuration = try configured()
+            code = try Daemon.run(configuration) { [foreground, readyFd] in
                 isReady.store(true, ordering: .sequentiallyConsistent)
+                ServiceManager.standard.tellReady(
+                    mountpoint: configuration.mountpoint, source: configuration.source)
                 if !foreground { Background.detach() }
                 if let readyFd { Background.sayReady(readyFd) }
             }
@@ -96,9 +105,8 @@ struct Mount: ParsableCommand {
         let paths = try MountChecks.resolve(
             source: source, mountpoint: mountpoint, options: options)
         return DaemonConfiguration(
-            sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: mode,
-            store: store.map(Paths.absolute), maxDelta: maxDelta, options: options,
-            isForeground: foreground, isForced: force,
-            hooks: try Hook.named(hook, .mount))
+            sourceAsGiven: source, source: paths.source, mountpoint: paths.mountpoint, mode: options.mode ?? mode,
+            store: (store ?? options.store).map(Paths.absolute), maxDelta: maxDelta ?? options.maxDelta,
+            options: options, isForeground: foreground, isForced: force, hooks: try Hook.named(hook, .mount))
     }
 }

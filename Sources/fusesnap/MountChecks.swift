@@ -202,11 +202,14 @@ struct MountChecks {
         }
     }
 
-    private static func findInPath(_ name: String) -> Bool {
+    private static func findInPath(_ name: String) -> Bool { pathOfCommand(name) != nil }
+
+    /// Where a command is that PATH, or else a usual directory, has.
+    static func pathOfCommand(_ name: String) -> String? {
         let path = getenv("PATH").map { String(cString: $0) } ?? ""
         let directories =
             path.split(separator: ":").map(String.init) + ["/usr/bin", "/bin", "/usr/local/bin"]
-        return directories.contains { access("\($0)/\(name)", X_OK) == 0 }
+        return directories.map { "\($0)/\(name)" }.first { access($0, X_OK) == 0 }
     }
 
     /// Whether /etc/fuse.conf has the line; fusermount3 decides, where it cannot be read.

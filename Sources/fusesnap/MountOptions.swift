@@ -1,3 +1,5 @@
+internal import ArgumentParser
+
 /// The options that `mount -o` was given.
 struct MountOptions: Equatable, Sendable {
     /// What a write waits for.
@@ -26,6 +28,11 @@ struct MountOptions: Equatable, Sendable {
     var logsRequests = false
     /// The name of the source in the mount table; nil: the source's path.
     var sourceName: String?
+
+    /// What --mode, --store and --max-delta mean, for fstab, which has no other place for them.
+    var mode: Mode?
+    var store: String?
+    var maxDelta: ByteSize?
 
     /// Whether others than the mounting user are served.
     var allowsOthers: Bool { kernelOptions.contains("allow_other") }
@@ -81,9 +88,9 @@ struct MountOptions: Equatable, Sendable {
             usesFileHandles = false
         } else if option == "debug" {
             logsRequests = true
-        } else if !Self.ignoredFlags.contains(option) && !option.hasPrefix("x-") {
+        } else if !Self.ignoredFlags.contains(option) && !option.hasPrefix("x-") && !option.hasPrefix("X-") {
             guard let equals = option.firstIndex(of: "=") else {
-                throw Refusal(message: "unknown mount option '\(option)'; see fusesnap mount --help")
+                throw Refusal(message: "\(Self.unknown) '\(option)'; see fusesnap mount --help")
             }
             let name = String(option[..<equals])
             try take(name, String(option[option.index(after: equals)...]), option)
@@ -91,9 +98,9 @@ struct MountOptions: Equatable, Sendable {
     }
 
     private mutating func take(_ name: String, _ value: String, _ option: String) throws(Refusal) {
-        if name == "comment" { return }
+        if name == "comment" || name == "user" { return }
         guard Self.valueNames.contains(name) else {
-            throw Refusal(message: "unknown mount option '\(option)'; see fusesnap mount --help")
+            throw Refusal(message: "\(Self.unknown) '\(option)'; see fusesnap mount --help")
         }
         if value.isEmpty { throw Refusal(message: "mount option '\(name)' needs a value: \(name)=...") }
         switch name {
@@ -104,17 +111,31 @@ struct MountOptions: Equatable, Sendable {
         case "negative_timeout": negativeTimeoutSeconds = try Self.seconds(value, option)
         case "max_threads": threadsMax = try Self.threads(value, option)
         case "fsname": sourceName = value
+        case "store": store = value
+        case "mode": mode = try Self.refusing { try Mode.parse(value) }
+        case "max_delta": maxDelta = try Self.refusing { try ByteSize.parse(value) }
         default: try Self.checkSubtype(value)
         }
     }
 
+    static let unknown = "unknown mount option"
+
     private static let valueNames: Set<String> = [
         "io", "snapshot_dir", "attr_timeout", "entry_timeout", "negative_timeout", "max_threads",
-        "fsname", "subtype",
+        "fsname", "subtype", "mode", "store", "max_delta",
     ]
 
+    /// The parser of an option's value, in the words of a mount option.
+    private static func refusing<Value>(_ parse: () throws -> Value) throws(Refusal) -> Value {
+        do {
+            return try parse()
+        } catch {
+            throw Refusal(message: (error as? ValidationError)?.message ?? "\(error)")
+        }
+    }
+
     /// Splits at the commas that no backslash precedes, and takes the backslashes away.
-    private static func split(_ list: String) -> [String] {
+    static func split(_ list: String) -> [String] {
         var options = [""]
         var isEscaped = false
         for character in list {
@@ -155,7 +176,7 @@ extension MountOptions {
     }
 
     /// libfuse splits its options at commas, as `-o` does.
-    private static func escape(_ value: String) -> String {
+    static func escape(_ value: String) -> String {
         value.replacing("\\", with: "\\\\").replacing(",", with: "\\,")
     }
 

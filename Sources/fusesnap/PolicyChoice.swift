@@ -72,12 +72,6 @@ struct PolicyChoice {
     }
 
     private var kernelPassesThrough: Bool {
-        var names = utsname()
-        guard uname(&names) == 0 else { return false }
-        let release = withUnsafeBytes(of: names.release) {
-            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-        }
-        let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
-        return numbers.count == 2 && (numbers[0], numbers[1]) >= (6, 9)
+        MachineChecks.kernelRelease.map { $0.numbers >= MachineChecks.passthroughKernelMin } ?? false
     }
 }

@@ -32,10 +32,11 @@ struct Run: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Write what the backup may claim to this file, as JSON (Docs/Json.md).", valueName: "file"))
+            "Write what the backup may claim to this file, as JSON (Json.md describes it).", valueName: "file"),
+        completion: .file())
     var report: String?
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     @Argument(parsing: .postTerminator, help: ArgumentHelp("The command and its arguments.", valueName: "command"))

@@ -40,7 +40,7 @@ struct SourceUsers {
         return lines.joined(separator: "\n")
     }
 
-    private static func text(_ holder: Holder) -> String {
+    static func text(_ holder: Holder) -> String {
         let who = "process \(holder.process) (\(holder.command))"
         return switch holder.use {
         case .descriptor: "\(who) has \(holder.path) open for writing"

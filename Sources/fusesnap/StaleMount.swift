@@ -39,15 +39,17 @@ struct StaleMount {
         if probe() == .dead { try detach(isLazy: true) }
     }
 
-    private enum Condition { case dead, alive, hanging }
+    enum Condition { case dead, alive, hanging }
 
     private static let probeTimeoutMilliseconds: Int32 = 5_000
 
     /// Asks the file system for its size, which the daemon must answer, on a thread that may be
     /// left behind.
-    private func probe() -> Condition {
-        let path = target.mountpoint
-        let answer = BoundedCall.run(milliseconds: Self.probeTimeoutMilliseconds) { () -> Int32 in
+    private func probe() -> Condition { Self.probe(target.mountpoint) }
+
+    /// Of the mount at a path.
+    static func probe(_ path: String) -> Condition {
+        let answer = BoundedCall.run(milliseconds: probeTimeoutMilliseconds) { () -> Int32 in
             var status = statvfs()
             return statvfs(path, &status) == 0 ? 0 : errno
         }

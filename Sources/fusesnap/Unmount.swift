@@ -11,7 +11,7 @@ struct Unmount: ParsableCommand {
     @Flag(help: "Do not mind that an active snapshot ends.")
     var force = false
 
-    @Argument(help: "The mount.")
+    @Argument(help: "The mount.", completion: .directory)
     var mountpoint: String
 
     private static let daemonEndTimeoutMilliseconds: Int32 = 30_000

@@ -71,17 +71,41 @@ import Testing
             let newest = mount.mountpoint / "newest"
             try waitForClockTick()
             try newest.create()
-            func backUp(_ name: String) throws -> [Substring] {
+            func backUp(_ name: String) throws -> (lines: [Substring], read: Int) {
                 let command = ["borg", "create", "--list", "::\(name)", mount.mountpoint.string]
-                let finished = try TestSupport.run(mount.runWords([], command), environment: environment)
+                let report = (mount.top / "report").string
+                let words = mount.runWords(["--report", report], command)
+                let finished = try TestSupport.run(words, environment: environment)
                 if finished.code != 0 { throw TestFailure(finished.description) }
-                return finished.errors.split(separator: "\n")
+                let json = String(decoding: try Path(report).contents(), as: UTF8.self)
+                return (
+                    finished.errors.split(separator: "\n"), MountStatus(json: json).number("snapshot_bytes_read")
+                )
             }
             let prefix = mount.mountpoint.string
             let first = try backUp("first")
-            #expect(first.count { $0.hasPrefix("A \(prefix)/d/file") } == Self.fileCount, "\(first)")
+            #expect(first.read >= Self.fileCount * 30_000, "\(first)")
+            #expect(first.lines.count { $0.hasPrefix("A \(prefix)/d/file") } == Self.fileCount, "\(first)")
             let second = try backUp("second")
-            #expect(second.count { $0.hasPrefix("U \(prefix)/d/file") } == Self.fileCount, "\(second)")
+            #expect(second.read == 0, "\(second)")
+            #expect(second.lines.count { $0.hasPrefix("U \(prefix)/d/file") } == Self.fileCount, "\(second)")
+        }
+    }
+
+    @Test(
+        "the README's picture is drawn from a run: torn backups without fusesnap, none with it",
+        .enabled(if: Machine.has("restic") && Machine.has("python3"), "restic or python3 is not installed"))
+    func picture() throws {
+        try TemporaryDirectory.with { top in
+            let parts = #filePath.split(separator: "/").dropLast(2)
+            let script = "/" + parts.joined(separator: "/") + "/Scripts/picture"
+            let picture = (top / "torn.svg").string
+            let words = ["--base", top.string, "--rounds", "3", "--accounts", "60000"]
+            try succeed(["python3", script, Machine.binary, picture] + words, seconds: 300)
+            try succeed(["python3", "-c", "import sys, xml.dom.minidom as x; x.parse(sys.argv[1])", picture])
+            let text = String(decoding: try Path(picture).contents(), as: UTF8.self)
+            #expect(text.contains(" of 3 backups torn") && text.contains(">0 of 3 backups torn"))
+            #expect(text.contains("fusesnap run /srv/data -- restic backup /srv/data"))
         }
     }
 }

@@ -183,6 +183,34 @@ import Testing
         }
     }
 
+    @Test(
+        "a daemon that is to end while its hook freezes an application has it thawed first, and begins no snapshot"
+    )
+    func daemonEnds() throws {
+        try TemporaryDirectory.with { place in
+            for name: Path in ["said", "go-on"] { try (place / name).mkfifo() }
+            let own = place / "own"
+            let script = """
+                #!/bin/sh
+                echo $1 >> \(place)/log
+                [ $1 = thaw ] || { echo > \(place)/said; read line < \(place)/go-on; }
+                """
+            try own.create(Array((script + "\n").utf8), mode: 0o755)
+            try MountedSource.with(options: ["--hook", own.string]) { mount in
+                let child = try Child([Machine.binary, "ctl", "start", mount.mountpoint.string])
+                _ = try heard(place / "said")
+                kill(mount.daemon, SIGTERM)
+                try wait("the end of the mount") { try !isMounted(mount.mountpoint) }
+                try tell(place / "go-on")
+                let finished = try child.wait(seconds: 30)
+                #expect(finished.code == 1 && finished.output.isEmpty, "\(finished)")
+                #expect(finished.errors.contains("the mount is being ended"), "\(finished)")
+                try mount.waitForEnd()
+                #expect(try (place / "log").contents() == Array("freeze\nthaw\n".utf8))
+            }
+        }
+    }
+
     @Test("a hook that hangs is killed with all that it started") func hang() throws {
         try MountedSource.with { mount in
             let body =

@@ -22,7 +22,11 @@ import Testing
             let holder = try Child(["sleep", "1000"])
             let started = try mount.control("start", "--lease", "\(holder.pid)")
             #expect(started.code == 0, "\(started)")
-            #expect(try mount.status().state == "active")
+            let status = try mount.status()
+            #expect(status.state == "active" && status.number("process") == holder.pid, "\(status.json)")
+            #expect(status.text("command") == "sleep" && !status.has("connection") && !status.has("expires"))
+            let text = try mount.control("status").output
+            #expect(text.contains("ends with process \(holder.pid) (sleep)\n"), "\(text)")
             holder.signal(signal)
             // It is not reaped yet: a zombie holds nothing.
             try expectEnded(mount, saying: "process \(holder.pid) (sleep), which held it, has ended")
@@ -37,6 +41,33 @@ import Testing
             #expect(started.code == 0, "\(started)")
             try expectEnded(mount, saying: "its time is over (2 s)")
             #expect(ContinuousClock.now - began >= .seconds(2))
+        }
+    }
+
+    @Test("the status tells until when a snapshot is kept, and which `run` holds it; nothing once that has ended")
+    func status() throws {
+        try MountedSource.with { mount in
+            #expect(try mount.control("start", "--ttl", "2h").code == 0)
+            let timed = try mount.status()
+            let until = try succeed(["date", "-u", "-d", timed.text("expires"), "+%s"])
+            let since = try succeed(["date", "-u", "-d", timed.text("started"), "+%s"])
+            let seconds = try #require(Int(until.dropLast())) - #require(Int(since.dropLast()))
+            #expect((7199...7201).contains(seconds) && !timed.has("process"), "\(timed.json)")
+            let text = try mount.control("status").output
+            #expect(text.contains("ends at \(timed.text("expires")) (in 1 h 59 min)"), "\(text)")
+            try mount.stop()
+            #expect(try !mount.status().has("lease"))
+            let (said, goOn) = try mount.makeFifos()
+            let child = try Child(mount.runWords([], ["sh", "-c", "echo > \(said); read line < \(goOn)"]))
+            _ = try heard(said)
+            let held = try mount.status()
+            #expect(held.number("process") == child.pid && held.json.contains("\"connection\" : true"), "\(held)")
+            #expect(try mount.control("status").output.contains("ends with process \(child.pid) (fusesnap)\n"))
+            try tell(goOn)
+            #expect(try child.wait(seconds: 30).code == 0)
+            try mount.start()
+            #expect(try !mount.status().has("lease"), "of the snapshot before")
+            try mount.stop()
         }
     }
 

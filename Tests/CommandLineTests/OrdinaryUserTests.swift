@@ -68,6 +68,8 @@ struct OrdinaryUserTests {
                 try (top / "mnt/file").unlink()
                 #expect(atCut.differences(try TreeCapture(top / "mnt/.snapshot")) == [])
             }
+            let changed = try mine.run("ctl", "changed", "-0", point).output.split(separator: "\0")
+            #expect(Set(changed) == ["removed", "file", "renamed", "d", "e", "created", "new", "entries", "."])
             try mine.succeed("ctl", "stop", point)
             try mine.succeed("unmount", point)
             #expect(try !isMounted(top / "mnt"))
@@ -81,7 +83,7 @@ struct OrdinaryUserTests {
             let (source, point) = ((top / "source").string, (top / "mnt").string)
             let (live, snapshot) = (top / "mnt", top / "mnt/.snapshot")
             try mine.succeed("mount", source, point)
-            let names: [Path] = ["removed", "changed", "left"]
+            let names: [Path] = ["removed", "changed", "left", "more"]
             try asUser(Self.user) {
                 for name in names {
                     try (live / name).create(bytes(5_000))
@@ -94,6 +96,8 @@ struct OrdinaryUserTests {
                 try (live / "removed").unlink()
                 try (live / "changed").chmod(0o600)
                 try (live / "changed").setAttribute("user.a", bytes(20))
+                try (live / "more").chmod(0o600)
+                try (live / "more").setAttribute("user.b", bytes(20))
                 for name in names {
                     let status = try (snapshot / name).lstat()
                     #expect(status.permissions == 0 && status.size == 5_000)
@@ -102,6 +106,13 @@ struct OrdinaryUserTests {
                     #expect(throws: Errno.permissionDenied) { try (snapshot / name).open(O_RDONLY) }
                 }
             }
+            // What could not be read at the cut is not told to have changed; a name that is new is.
+            let listed = try mine.run("ctl", "changed", "--json", point).output.split(separator: "\n")
+            let lines = ["changed", "more"].map { name in
+                listed.first { $0.contains("\"path\":\"\(name)\"") } ?? "\(name) is not listed"
+            }
+            #expect(lines[0].contains("\"attributes\":[\"mode\"]"), "\(lines)")
+            #expect(lines[1].contains("\"attributes\":[\"mode\",\"xattrs\"]"), "\(lines)")
             try mine.succeed("ctl", "stop", point)
             try mine.succeed("unmount", point)
         }
@@ -197,10 +208,15 @@ struct OrdinaryUserTests {
             try TemporaryDirectory.with { top in
                 try succeed(["cp", Machine.binary, (top / "fusesnap").string])
                 let person = Person(user: Self.user, runtime: top, binary: top / "fusesnap")
-                for verb in ["start", "stop", "status"] {
+                for verb in ["start", "stop", "status", "changed"] {
                     let finished = try person.run("ctl", verb, mount.mountpoint.string)
                     #expect(finished.code == 1 && !finished.errors.isEmpty, "\(finished)")
                 }
+                // It is in the list, without its state, and in no figure.
+                let list = try person.run("ctl", "list").output.split(separator: "\n")
+                let line = list.first { $0.hasPrefix("\(mount.mountpoint) ") }
+                #expect(line?.contains(" denied") == true, "\(list)")
+                #expect(try !person.run("ctl", "metrics").output.contains("\"\(mount.mountpoint)\""))
                 #expect(try person.run("unmount", mount.mountpoint.string).code == 1)
                 #expect(try mount.status().state == "idle")
             }

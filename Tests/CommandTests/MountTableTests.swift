@@ -91,7 +91,7 @@ struct CommandTests {
             started: "2026-11-23T03:00:00Z", deltaBytes: 2048, changedAreas: 3,
             snapshotBytesRead: 0,
             store: "/data/.fusesnap", io: "write-through")
-        let lines = ControlStatus.summary(status).split(separator: "\n")
+        let lines = StatusSummary(status).text.split(separator: "\n")
         #expect(lines.contains("Delta:         2.0 KiB"))
         #expect(lines.contains("Mount point:   /mnt"))
     }

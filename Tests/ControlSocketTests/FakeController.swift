@@ -71,6 +71,27 @@ final class FakeController: SnapshotController {
             changedAreas: 2, snapshotBytesRead: 3, store: "/data/.fusesnap", io: "write-through")
     }
 
+    /// More than fits on a line, some of them alone.
+    func changed(
+        _ emit: (ChangeItem) throws(ControlFailure) -> Bool
+    ) throws(ControlFailure) -> ChangesReport {
+        let items = changes
+        for item in items where try !emit(item) {
+            throw ControlFailure(.failed, "the client has gone")
+        }
+        return ChangesReport(started: "2026-11-23T03:00:00Z", count: items.count, exact: true, reason: nil)
+    }
+
+    var changes: [ChangeItem] {
+        (0..<2000).map { number in
+            let path = Array("d/\(number)\u{1}é".utf8) + [0xff]
+            let ranges = (0..<number % 1500).map { ChangeItem.Range(offset: Int64($0) << 40, length: 4096) }
+            return ChangeItem(
+                kinds: ["data"], type: "file", inode: UInt64(number), pathAtCut: number % 2 == 0 ? path : nil,
+                path: path, ranges: number % 3 == 0 ? ranges : [], bytes: 1, attributes: ["mode"], entries: number)
+        }
+    }
+
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {
         if !options.force { throw ControlFailure(.busy, "files are open") }
         state.withLock { $0.isUnmounted = true }

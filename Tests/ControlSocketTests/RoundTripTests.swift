@@ -25,6 +25,46 @@ struct RoundTripTests {
         #expect(try client.status() == under.controller.status())
     }
 
+    @Test func `changes come whole and in order, in lines that are bounded`() throws {
+        let under = try ServerUnderTest()
+        defer { under.end() }
+        var client = try under.client()
+        var items: [ChangeItem] = []
+        let report = try client.changed { items.append($0) }
+        #expect(report.count == items.count)
+        #expect(items == under.controller.changes)
+        let raw = try under.rawConnection()
+        raw.send("{\"protocol\":1,\"command\":\"changed\"}\n")
+        raw.endSending()
+        let lines = raw.receiveAll().split(separator: "\n")
+        #expect(lines.count > 10)
+        #expect(lines.allSatisfy { $0.utf8.count <= ControlProtocol.lineBytesMax })
+        // The connection goes on.
+        #expect(try client.status().state == .idle)
+    }
+
+    @Test func `a client that reads late is not cut off by a heartbeat`() throws {
+        let under = try ServerUnderTest()
+        defer { under.end() }
+        let raw = try under.rawConnection()
+        raw.send("{\"protocol\":1,\"command\":\"changed\"}\n")
+        raw.endSending()
+        // The socket is full long before the heartbeat.
+        usleep(UInt32(ControlProtocol.heartbeatMilliseconds) * 1000 + 500_000)
+        #expect(raw.receiveAll().split(separator: "\n").last?.contains("\"result\"") == true)
+    }
+
+    @Test func `a path too long for a line is a failure, not a torn list`() throws {
+        var lines: [[UInt8]] = []
+        let packer = ChangePacker {
+            lines.append($0)
+            return true
+        }
+        let path = [UInt8](repeating: 1, count: ControlProtocol.lineBytesMax)
+        let item = ChangeItem(kinds: ["removed"], type: "file", inode: 7, pathAtCut: path, path: nil)
+        #expect(throws: ControlFailure.self) { try packer.add(item) }
+    }
+
     @Test func `a failure of the controller reaches the client with its code and message`() throws {
         let under = try ServerUnderTest()
         defer { under.end() }

@@ -146,5 +146,11 @@ int cl_pidfd_open(int32_t process);
 void cl_return_memory(int bytes);
 
 #include "CLinuxProcess.h"
+/* From now on this thread, and the threads and processes that it makes, never wait in the kernel for memory that only
+ * file systems can free, their own among them: prctl(2), PR_SET_IO_FLUSHER. Needs CAP_SYS_RESOURCE. */
+int cl_protect_from_reclaim(void);
+
+/* Sends one datagram to a Unix socket: at a path, or where that begins with '@' at an abstract address. */
+int cl_send_datagram(const char *address, const char *message, size_t length);
 
 #endif

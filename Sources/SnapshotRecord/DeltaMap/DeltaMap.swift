@@ -34,17 +34,22 @@ package final class DeltaMap: Sendable {
         shard(key).mutex.withLock { $0.records[key] }
     }
 
+    /// All records that there are at some moment while this is called.
+    package var records: [InodeRecord] {
+        shards.flatMap { shard in shard.mutex.withLock { Array($0.records.values) } }
+    }
+
     package func isBorn(_ key: InodeKey) -> Bool {
         shard(key).mutex.withLock { $0.born.contains(key) }
     }
 
     /// The record of an inode that is about to change, made where there is none; nil for one that was born after
-    /// the cut, of which the snapshot needs nothing.
-    package func recordForChange(of key: InodeKey) -> InodeRecord? {
+    /// the cut, of which the snapshot needs nothing. `reference` is kept in it, to find the inode again.
+    package func recordForChange(of key: InodeKey, _ reference: InodeReference? = nil) -> InodeRecord? {
         shard(key).mutex.withLock { shard in
             if shard.born.contains(key) { return nil }
             if let record = shard.records[key] { return record }
-            let record = InodeRecord(key: key)
+            let record = InodeRecord(key: key, reference: reference)
             shard.records[key] = record
             return record
         }

@@ -68,10 +68,13 @@ package final class InodeRecord: Sendable {
     }
 
     package let key: InodeKey
+    /// nil where it was changed beside the mount alone.
+    package let reference: InodeReference?
     package let firstChange = Mutex<Void>(())
     package let contents = Mutex<Contents>(Contents())
 
-    package init(key: InodeKey) {
+    package init(key: InodeKey, reference: InodeReference? = nil) {
         self.key = key
+        self.reference = reference
     }
 }

@@ -102,6 +102,10 @@ void ts_async_close(struct ts_async *async);
 /* Sends `size` bytes to the Unix socket at `path`, and reads the answer until the end, at most a second between
  * pieces. The number of bytes in `answer`, or -1. */
 ssize_t ts_talk(const char *path, const void *bytes, size_t size, void *answer, size_t room);
+/* A Unix datagram socket bound to `path`, or -1 and errno. */
+int ts_datagram_socket(const char *path);
+/* The next datagram's length; 0 where none comes in time, -1 and errno. */
+ssize_t ts_receive(int socket, void *bytes, size_t room, int milliseconds);
 /* f_type of statfs(2); -1 and errno. */
 long ts_file_system_type(const char *path);
 

@@ -1,0 +1,52 @@
+internal import ArgumentParser
+internal import ControlSocket
+
+struct ControlList: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List the fusesnap mounts of this machine.",
+        discussion:
+            "Dead ones too, and those in other mount name spaces; another user's mounts without their state.")
+
+    @Flag(help: "Print the list as JSON.")
+    var json = false
+
+    func run() throws {
+        let listing = try MountListing.current()
+        if json { return print(listing.jsonText) }
+        if listing.mounts.isEmpty { print("No fusesnap mounts") } else { Self.printTable(listing) }
+        let stale = listing.staleSockets.count
+        if stale > 0 {
+            print(
+                "\(stale) control \(stale == 1 ? "socket" : "sockets") of daemons that were killed are left; they do no harm"
+            )
+        }
+        for item in listing.mounts {
+            if let problem = item.problem { print("\(Self.name(item)): \(problem)") }
+        }
+    }
+
+    private static func printTable(_ listing: MountListing) {
+        var rows = [["MOUNT POINT", "SOURCE", "USER", "STATE", "STARTED", "DELTA"]]
+        for item in listing.mounts {
+            let status = item.status.flatMap { $0.state == .idle ? nil : $0 }
+            rows.append([
+                name(item), item.source?.onOneLine ?? "-", "\(item.user)", state(item),
+                status?.started ?? "-", status.map { ByteSize(bytes: $0.deltaBytes).text } ?? "-",
+            ])
+        }
+        let widths = rows[0].indices.map { column in (rows.map { $0[column].count }.max() ?? 0) + 2 }
+        for row in rows {
+            let line = zip(row, widths).map { $0.padded(to: $1) }.joined()
+            print(String(line.reversed().drop { $0 == " " }.reversed()))
+        }
+    }
+
+    private static func name(_ item: MountListing.Item) -> String {
+        (item.mountpoint ?? item.socket)?.onOneLine ?? "?"
+    }
+
+    private static func state(_ item: MountListing.Item) -> String {
+        let exact = item.status?.inexactReason == nil ? "" : ", not exact"
+        return item.state.rawValue + exact + (item.visible || item.status == nil ? "" : " (elsewhere)")
+    }
+}
