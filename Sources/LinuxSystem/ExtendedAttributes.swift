@@ -46,10 +46,10 @@ package func extendedAttributeNames(
 }
 
 /// All extended attributes of an inode, by name.
-package struct ExtendedAttributes: Sendable {
-    package fileprivate(set) var values: [FileName: [UInt8]] = [:]
+package struct ExtendedAttributes: Sendable, Equatable {
+    package var values: [FileName: [UInt8]] = [:]
     /// Those whose values this process may not read: `user.` ones of a file that it may not read, without privilege.
-    package fileprivate(set) var unreadable: Set<FileName> = []
+    package var unreadable: Set<FileName> = []
 
     package init() {}
 
