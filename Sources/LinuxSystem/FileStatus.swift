@@ -104,4 +104,11 @@ extension Timestamp {
         clock_gettime(CLOCK_REALTIME, &now)
         return Timestamp(seconds: Int64(now.tv_sec), nanoseconds: UInt32(now.tv_nsec))
     }
+
+    /// clock_gettime(2) of CLOCK_REALTIME_COARSE: the time that the kernel stamps files with.
+    package static var coarse: Timestamp {
+        var now = Glibc.timespec()
+        clock_gettime(CLOCK_REALTIME_COARSE, &now)
+        return Timestamp(seconds: Int64(now.tv_sec), nanoseconds: UInt32(now.tv_nsec))
+    }
 }

@@ -1,0 +1,92 @@
+internal import Glibc
+package import LinuxSystem
+package import SnapshotRecord
+internal import Synchronization
+package import SystemPackage
+
+// Durability: fsync(2) of applications, and a mark now and then.
+extension Redirect {
+    /// fsync(2) of a file, or, with nil, of a directory: returns when what was done before is durable, and the file's
+    /// data. Not called inside the gate.
+    package func synchronize(_ reference: InodeReference?) throws(Errno) {
+        try credentials.assumeDaemon()
+        try commits.commit(reference) { (batch, inodes) throws(Errno) in
+            try mark(batch, inodes)
+        }
+    }
+
+    /// Makes everything durable.
+    package func synchronizeAll() throws(Errno) {
+        try credentials.assumeDaemon()
+        try commits.commit(nil, isForAll: true) { (batch, inodes) throws(Errno) in
+            try mark(batch, inodes)
+        }
+    }
+
+    /// Makes everything durable that is not; called now and then. Nothing where there is nothing new.
+    package func synchronizeChanges() throws(Errno) {
+        if commits.hasChanges { try synchronizeAll() }
+    }
+
+    /// Flushes, then writes the mark. Returns the sequence through which it counts.
+    private func mark(
+        _ batch: CommitQueue.Batch, _ inodes: [InodeReference]
+    ) throws(Errno) -> UInt64 {
+        let stack = stack
+        // What comes while this waits is not covered.
+        let through = stack.top.journal.nextSequence
+        try makeBelowDurable(stack)
+        try flush(inodes, stack)
+        try mark(stack.top, through: through, inodes.map(\.key))
+        return through
+    }
+
+    private func mark(_ layer: Layer, through: UInt64, _ inodes: [InodeKey]) throws(Errno) {
+        try checked { fsync(layer.files.directory.raw) }
+        try checked { fsync(newFiles.raw) }
+        _ = try layer.journal.append(.mark(through: through, inodes: inodes))
+        try layer.journal.synchronize()
+    }
+
+    /// The primary of the cut, or the sealed layer, before the first mark of the one above.
+    private func makeBelowDurable(_ stack: LayerStack) throws(Errno) {
+        if stack.top.isBelowDurable.load(ordering: .acquiring) { return }
+        if let sealed = stack.sealed {
+            try makeSealDurable(sealed)
+        } else {
+            try synchronizeSource()
+        }
+        try store.synchronize()
+        stack.top.isBelowDurable.store(true, ordering: .releasing)
+    }
+
+    func synchronizeSource() throws(Errno) {
+        try checked { syncfs(source.root.raw) }
+    }
+
+    /// All of a sealed layer, with a mark behind the seal.
+    private func makeSealDurable(_ sealed: Layer) throws(Errno) {
+        if sealed.isSealDurable.load(ordering: .acquiring) { return }
+        try synchronizeSource()
+        if try FileStatus(of: sealed.files.directory).device != source.device {
+            try checked { syncfs(sealed.files.directory.raw) }
+        }
+        try mark(sealed, through: sealed.journal.nextSequence, [], isForAll: true)
+        sealed.isSealDurable.store(true, ordering: .releasing)
+    }
+
+    private func flush(_ inodes: [InodeReference], _ stack: LayerStack) throws(Errno) {
+        for reference in inodes {
+            if let file = try stack.top.files.existingFile(of: reference.key) {
+                try checked { fdatasync(file.raw) }
+            }
+            guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
+            do throws(Errno) {
+                let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
+                try checked { fsync(file.raw) }
+            } catch .staleNFSFileHandle {
+                // It has no name any more, and nobody has it open.
+            }
+        }
+    }
+}
