@@ -302,6 +302,9 @@ int cl_flush(int descriptor)
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x1000
 #endif
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000
+#endif
 #ifndef OPEN_TREE_CLONE
 #define OPEN_TREE_CLONE 1
 #endif
@@ -323,6 +326,23 @@ int cl_find_place(int directory, const char *path, int flags, struct cl_place *p
 		.mount = mount,
 		.mode = raw.stx_mode & S_IFMT,
 	};
+	return 0;
+}
+
+int cl_mount_number(int descriptor, uint64_t *number)
+{
+	static const unsigned int masks[] = {STATX_MNT_ID_UNIQUE, STATX_MNT_ID};
+	*number = 0;
+	for (size_t at = 0; at < sizeof masks / sizeof *masks; at++) {
+		struct statx raw;
+		if (statx(descriptor, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, masks[at], &raw) != 0)
+			return -1;
+		/* stx_mnt_id; a kernel that does not know a mask leaves it out of the answer. */
+		if (raw.stx_mask & masks[at]) {
+			memcpy(number, (const char *) &raw + 0x90, sizeof *number);
+			return 0;
+		}
+	}
 	return 0;
 }
 
