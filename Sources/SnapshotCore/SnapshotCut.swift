@@ -1,6 +1,6 @@
-package import LinuxSystem
+internal import LinuxSystem
 package import SnapshotRecord
-internal import SystemPackage
+internal import Synchronization
 
 /// One cut, as `.snapshot` shows it: the source with the versions of the cut of what has changed there since, and
 /// whether that still holds. Preserve stores those versions; in redirect the source does not change, so there are none,

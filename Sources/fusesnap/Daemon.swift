@@ -58,8 +58,9 @@ struct Daemon {
         }
         let lifecycle = SnapshotLifecycle(
             source: source, store: store, credentials: credentials,
-            deltaBytesMax: configuration.maxDelta?.bytes,
-            foreignChanges: privateMount.map { ForeignChanges($0, source) })
+            deltaBytesMax: configuration.maxDelta?.bytes, redirects: configuration.mode == .redirect,
+            boot: try bootIdentity(opened), foreignChanges: privateMount.map { ForeignChanges($0, source) })
+        try recover(lifecycle, source)
         let server = try openControl()
         defer { server.close() }
         let fileSystem = MountedFileSystem(
@@ -69,6 +70,7 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         follow(session, fileSystem)
+        lifecycle.resume()
         let controller = Controller(configuration, lifecycle, store: store.path)
         do throws(ControlSocketError) {
             try server.serve(controller)
@@ -102,6 +104,28 @@ struct Daemon {
             didBecomeInexact: { reason in
                 Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
             })
+    }
+
+    private func bootIdentity(_ source: Descriptor) throws(CommandFailure) -> BootIdentity {
+        do throws(Errno) {
+            return try BootIdentity.current(source: source)
+        } catch {
+            throw CommandFailure("\(attempt): it cannot be told whether the machine was started anew: \(error)")
+        }
+    }
+
+    /// Takes up what an earlier daemon left, before anything is served.
+    private func recover(_ lifecycle: SnapshotLifecycle, _ source: SourceTree) throws(CommandFailure) {
+        if configuration.mode == .redirect && !source.usesHandles {
+            throw CommandFailure(
+                "\(attempt): mode redirect finds files by file handles, which need root and a file system that has them;"
+                    + " use --mode preserve")
+        }
+        do throws(RecordError) {
+            try lifecycle.recover { Log.standard.warning($0) }
+        } catch {
+            throw CommandFailure("\(attempt): \(error.description)")
+        }
     }
 
     private func openSource() throws(CommandFailure) -> Descriptor {
@@ -168,7 +192,9 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
-            gathersWrites: configuration.policy == .writeBack, readsQuietly: options.readsQuietly)
+            gathersWrites: configuration.policy == .writeBack,
+            // In redirect nothing of the source changes before a merge, not even a time of access.
+            readsQuietly: options.readsQuietly || configuration.mode == .redirect)
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
@@ -216,12 +242,17 @@ struct Daemon {
 
     /// A snapshot that is still active ends with the mount.
     private func endSnapshot(_ lifecycle: SnapshotLifecycle) {
-        guard lifecycle.summary != nil else { return }
         do throws(Errno) {
+            if lifecycle.summary == nil { return try lifecycle.finishMerge() }
             _ = try lifecycle.stop(isServing: false)
             Log.standard.warning(
                 "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
         } catch {
+            if lifecycle.redirect != nil {
+                return Log.standard.error(
+                    "\(configuration.mountpoint): what changed since the snapshot's start could not be merged into the"
+                        + " source: \(error); nothing is lost: the next mount goes on with it")
+            }
             Log.standard.error("\(configuration.mountpoint): the snapshot's store could not be removed: \(error)")
         }
     }

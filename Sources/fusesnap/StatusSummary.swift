@@ -38,9 +38,18 @@ struct StatusSummary {
         case .idle: "idle: no snapshot is active"
         case .active where status.inexactReason != nil: "active, but not exact any more"
         case .active: "active: the snapshot can be read"
-        case .merging: "merging: the snapshot ends"
+        case .merging where status.mergeProblem != nil:
+            "merging failed (\(status.mergeProblem ?? "")): nothing is lost; try again with `fusesnap ctl stop`"
+        case .merging: "merging: the snapshot has ended, and what changed goes to the source" + mergeText
         case .overflowed: "overflowed: the snapshot cannot be read any more; end it with `fusesnap ctl stop`"
         }
+    }
+
+    /// How far a merge is.
+    private var mergeText: String {
+        guard let merge = status.merge, merge.bytesTotal > 0 else { return "" }
+        let percent = min(100, merge.bytesDone * 100 / merge.bytesTotal)
+        return " (\(percent) % of \(ByteSize(bytes: merge.bytesTotal).text))"
     }
 
     private func snapshotRows(_ rates: StatusRates?) -> [(String, String)] {

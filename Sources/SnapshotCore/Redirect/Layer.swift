@@ -1,5 +1,5 @@
 internal import Glibc
-package import LinuxSystem
+internal import LinuxSystem
 package import SnapshotRecord
 internal import Synchronization
 internal import SystemPackage
@@ -17,6 +17,10 @@ package final class Layer: Sendable {
     let head: JournalHead
     /// Whether what lies below is durable: no mark counts before that.
     let isBelowDurable = Atomic<Bool>(false)
+    /// How long the journal was when it was compacted last.
+    let compactedBytes = Atomic<UInt64>(0)
+    /// Whether it is sealed, and all of it durable.
+    let isSealDurable = Atomic<Bool>(false)
 
     package init(
         number: UInt64, map: DeltaMap, files: DeltaFiles, journal: Journal, head: JournalHead

@@ -1,6 +1,6 @@
 internal import Glibc
 package import LinuxSystem
-package import SnapshotRecord
+internal import SnapshotRecord
 internal import Synchronization
 package import SystemPackage
 

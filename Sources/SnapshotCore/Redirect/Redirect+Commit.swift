@@ -1,5 +1,5 @@
 internal import Glibc
-package import LinuxSystem
+internal import LinuxSystem
 package import SnapshotRecord
 internal import Synchronization
 package import SystemPackage
@@ -26,6 +26,21 @@ extension Redirect {
     /// Makes everything durable that is not; called now and then. Nothing where there is nothing new.
     package func synchronizeChanges() throws(Errno) {
         if commits.hasChanges { try synchronizeAll() }
+    }
+
+    /// A journal this long is written anew, as the map is now; and then once it has grown threefold.
+    private static let compactBytesMin: UInt64 = 8 << 20
+
+    /// Keeps the journal in proportion to the map. By the thread that is ended before anything is sealed.
+    package func compactJournal() throws(Errno) {
+        let layer = stack.top
+        let before = layer.compactedBytes.load(ordering: .relaxed)
+        guard layer.journal.bytes > max(Self.compactBytesMin, before * 3) else { return }
+        try credentials.assumeDaemon()
+        try layer.journal.compact(
+            dump: { (emit) throws(Errno) in try layer.map.forEachChange(emit) },
+            makeDurable: { () throws(Errno) in try synchronizeAll() })
+        layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
     }
 
     /// Flushes, then writes the mark. Returns the sequence through which it counts.
@@ -65,13 +80,14 @@ extension Redirect {
     }
 
     /// All of a sealed layer, with a mark behind the seal.
-    private func makeSealDurable(_ sealed: Layer) throws(Errno) {
+    func makeSealDurable(_ sealed: Layer) throws(Errno) {
         if sealed.isSealDurable.load(ordering: .acquiring) { return }
         try synchronizeSource()
         if try FileStatus(of: sealed.files.directory).device != source.device {
             try checked { syncfs(sealed.files.directory.raw) }
         }
-        try mark(sealed, through: sealed.journal.nextSequence, [], isForAll: true)
+        // Behind the seal, so that all of the layer counts.
+        try mark(sealed, through: sealed.journal.nextSequence, [])
         sealed.isSealDurable.store(true, ordering: .releasing)
     }
 

@@ -80,26 +80,36 @@ extension Redirect {
             // Where the bytes before are missing, or behind the size; and those after, as far as the size reaches.
             let head = offset > first && (!hasFirst || offset > size) ? offset - first : 0
             let tail = end < min(last, size) && !hasLast ? min(last, size) - end : 0
-            if head == 0 && tail == 0 { return try writeFully(file, data, at: offset) }
-            let whole = WorkerThread.buffer(Int(head) + data.count + Int(tail))
-            if head > 0 {
-                try compose(
-                    target, record, stack, into: UnsafeMutableRawBufferPointer(rebasing: whole[..<Int(head)]),
-                    at: first, size: size)
+            if head == 0 && tail == 0 {
+                try writeFully(file, data, at: offset)
+            } else {
+                try composed(target, record, stack, data, at: offset, head: Int(head), tail: Int(tail), size: size)
+                {
+                    (whole) throws(Errno) in try writeFully(file, whole, at: offset - head)
+                }
             }
-            let dataEnd = Int(head) + data.count
-            UnsafeMutableRawBufferPointer(rebasing: whole[Int(head)..<dataEnd]).copyMemory(from: data)
-            if tail > 0 {
-                try compose(
-                    target, record, stack, into: UnsafeMutableRawBufferPointer(rebasing: whole[dataEnd...]),
-                    at: end, size: size)
-            }
-            try writeFully(file, UnsafeRawBufferPointer(whole), at: offset - head)
         } catch {
             stack.top.files.release(missing * UInt64(Self.block))
             throw error
         }
         changes.append(.data(record.key, blocks))
+    }
+
+    /// Hands out `data` with `head` bytes before it and `tail` behind it, as applications see them.
+    private func composed(
+        _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack, _ data: UnsafeRawBufferPointer,
+        at offset: Int64, head: Int, tail: Int, size: Int64, _ body: (UnsafeRawBufferPointer) throws(Errno) -> Void
+    ) throws(Errno) {
+        let whole = WorkerThread.buffer(head + data.count + tail)
+        func part(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+            UnsafeMutableRawBufferPointer(rebasing: whole[range])
+        }
+        let dataEnd = head + data.count
+        try compose(target, record, stack, into: part(0..<head), at: offset - Int64(head), size: size)
+        part(head..<dataEnd).copyMemory(from: data)
+        try compose(
+            target, record, stack, into: part(dataEnd..<whole.count), at: offset + Int64(data.count), size: size)
+        try body(UnsafeRawBufferPointer(whole))
     }
 
     private static func count(of blocks: Range<UInt64>, in set: BlockSet) -> UInt64 {
@@ -129,6 +139,7 @@ extension Redirect {
         _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack,
         into buffer: UnsafeMutableRawBufferPointer, at offset: Int64, size: Int64
     ) throws(Errno) {
+        if buffer.isEmpty { return }
         let count = try stack.read(
             record.key, primary: try reader(of: target), size: size, into: buffer, at: offset)
         UnsafeMutableRawBufferPointer(rebasing: buffer[count...]).initializeMemory(as: UInt8.self, repeating: 0)
@@ -159,7 +170,8 @@ extension Redirect {
                 var status = attributes(record).status
                 status.mode = lost.status.mode
                 (status.size, status.modified, status.changed) = (size, now, now)
-                changes.append(.attributes(record.key, RecordedAttributes(status: status, extended: lost.extended)))
+                changes.append(
+                    .attributes(record.key, RecordedAttributes(status: status, extended: lost.extended)))
             } else {
                 changes.append(.written(record.key, size: size, modified: now, changed: now))
             }
@@ -301,16 +313,16 @@ extension Redirect {
     }
 
     /// copy_file_range(2): how many bytes were copied, no more than a buffer at a time. `input` is the file opened for
-    /// reading.
+    /// reading; `write` writes what was read.
     package func copy(
-        from key: InodeKey, _ input: Descriptor, at offset: Int64, length: Int, to target: ChangeTarget,
-        at newOffset: Int64, _ loss: PrivilegeLoss
+        from key: InodeKey, _ input: Descriptor, at offset: Int64, length: Int,
+        to write: (UnsafeRawBufferPointer) throws(Errno) -> Int
     ) throws(Errno) -> Int {
         let length = min(length, RecordLimits.copyBytesMax)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 4096)
         defer { buffer.deallocate() }
         let count = try read(key, primary: input, into: buffer, at: offset)
         if count == 0 { return 0 }
-        return try write(target, UnsafeRawBufferPointer(rebasing: buffer[..<count]), at: newOffset, loss)
+        return try write(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
     }
 }

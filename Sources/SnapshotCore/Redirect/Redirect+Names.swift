@@ -125,22 +125,26 @@ extension Redirect {
         // A directory that has been removed, by a name that the kernel still has.
         if attributes(parent).status.links == 0 { throw .noSuchFileOrDirectory }
         try checkIsAbsent(directory, name, stack)
-        return try makeFile(attributes(parent), making) { (status, reference) throws(Errno) in
-            let isDirectory = status.isDirectory
-            let extended = isDirectory ? try allExtendedAttributes(try open(reference)) : ExtendedAttributes()
-            try metadata.withLock { (_) throws(Errno) in
-                try record(
-                    stack.top,
-                    [
-                        .born(reference),
-                        isDirectory
-                            ? .attributes(reference.key, RecordedAttributes(status: status, extended: extended))
-                            : .links(reference.key, LinkCount(count: 1, changed: status.changed)),
-                        .name(in: directory.key, FileName(name), .present(reference)),
-                        touched(parent, subdirectories: isDirectory ? 1 : 0, Self.now),
-                    ])
+        func note(_ status: FileStatus, _ reference: InodeReference) throws(Errno) {
+            let own = try ownAttributes(status, reference)
+            let entry = RecordChange.name(in: directory.key, FileName(name), .present(reference))
+            try metadata.withLock { (_) throws(Errno) -> Void in
+                let touched = touched(parent, subdirectories: status.isDirectory ? 1 : 0, Self.now)
+                try record(stack.top, [.born(reference), own, entry, touched])
             }
         }
+        return try makeFile(attributes(parent), making, note: note)
+    }
+
+    /// What is recorded of an inode that was just made, under its first name.
+    private func ownAttributes(
+        _ status: FileStatus, _ reference: InodeReference
+    ) throws(Errno) -> RecordChange {
+        guard status.isDirectory else {
+            return .links(reference.key, LinkCount(count: 1, changed: status.changed))
+        }
+        let extended = try allExtendedAttributes(try open(reference))
+        return .attributes(reference.key, RecordedAttributes(status: status, extended: extended))
     }
 
     /// Makes a file for the store, under its name there; `note` writes the record of it. What fails leaves nothing.
@@ -150,10 +154,11 @@ extension Redirect {
     ) throws(Errno) -> (Descriptor, FileStatus, InodeReference) {
         let place = try template(for: parent)
         let temporary = temporaryName()
-        let opened = try temporary.withCString { (name) throws(Errno) in
+        let opened = try temporary.withCString { (name) throws(Errno) -> Descriptor in
             let made = try making(place, name)
             try credentials.assumeDaemon()
-            return try made ?? Descriptor.open(at: place, name, O_PATH | O_NOFOLLOW)
+            if let made { return made }
+            return try Descriptor.open(at: place, name, O_PATH | O_NOFOLLOW)
         }
         var at = (place, temporary)
         do throws(Errno) {
@@ -243,21 +248,12 @@ extension Redirect {
         let parent = try changeable(directory, stack)
         let inode = try relinked(target, stack)
         let status = try status(of: target.key) { () throws(Errno) in try FileStatus(of: target.descriptor) }
-        if status.links == 0 {
-            guard temporaries.withLock({ $0.contains(target.key) }) else { throw .noSuchFileOrDirectory }
-            try credentials.assumeDaemon()
-            do throws(Errno) {
-                // Made without a name: now it gets its place in the store.
-                try target.key.fileName.withCString { (grave) throws(Errno) in
-                    try LinuxSystem.link(target.descriptor, at: newFiles, grave)
-                }
-            } catch .fileExists {
-                // By an attempt that failed afterwards.
-            }
-        }
+        if status.links == 0, !temporaries.withLock({ $0.contains(target.key) }) { throw .noSuchFileOrDirectory }
         if Int(status.links) >= linksMax { throw .tooManyLinks }
+        try credentials.assumeDaemon()
         try metadata.withLock { (_) throws(Errno) in
             let now = Self.now
+            if status.links == 0 { try keepTemporary(target) }
             try record(
                 stack.top,
                 [.name(in: directory.key, FileName(name), .present(target.reference)), touched(parent, now)]
@@ -265,6 +261,18 @@ extension Redirect {
         }
         _ = temporaries.withLock { $0.remove(target.key) }
         commits.noteMade(target.reference)
+    }
+
+    /// A file that was made without a name gets its place in the store. With `metadata` held, so that a merge does not
+    /// take it for one that nothing names.
+    private func keepTemporary(_ target: ChangeTarget) throws(Errno) {
+        do throws(Errno) {
+            try target.key.fileName.withCString { (name) throws(Errno) in
+                try LinuxSystem.link(target.descriptor, at: newFiles, name)
+            }
+        } catch .fileExists {
+            // By an attempt that failed afterwards.
+        }
     }
 
     /// How many names the source's file system gives a file.

@@ -17,27 +17,73 @@ extension LiveView {
         return OpenReply(handle: Handle.make(OpenDirectory(descriptor)), keepsCache: false)
     }
 
+    /// Where the names begin of which the layers of a redirect say something: behind all positions that file systems
+    /// give (ext4 has hashes of 63 bits, but not of the highest values).
+    private static let redirectedStart: Int64 = 0x7fff_ffff_0000_0000
+
     func readDirectory(
         _ node: UInt64, _ handle: UInt64, offset: Int64, into buffer: inout DirectoryBuffer
     ) throws(Errno) {
         let directory = Handle.object(handle, as: OpenDirectory.self)
         directory.lock.lock()
         defer { directory.lock.unlock() }
+        let reference = try reference(of: node)
+        if offset == 0 {
+            directory.redirected = lifecycle.redirect?.entries(of: reference.key) ?? [:]
+            directory.redirectedNames = Array(directory.redirected.keys)
+        }
+        if offset >= Self.redirectedStart {
+            return try addRedirected(
+                node, directory, from: Int(offset - Self.redirectedStart), &buffer, isEmpty: true)
+        }
         try directory.reader.seek(to: offset)
         // In a file system mounted below the source the store's inode numbers mean other files.
-        let holdsStore = try reference(of: node).device == source.device
+        let holdsStore = reference.device == source.device
         var isEmpty = true
+        var isFull = false
         while try directory.reader.next({ (entry) throws(Errno) -> Bool in
             do throws(Errno) {
                 if holdsStore && !entry.isDot && source.hides(entry) { return true }
+                // These come later, if they stand for anything.
+                if !directory.redirected.isEmpty, directory.redirected[FileName(entry.name)] != nil { return true }
                 let isAdded = try add(entry, of: node, directory, &buffer)
                 if isAdded { isEmpty = false }
+                isFull = !isAdded
                 return isAdded
             } catch  where !isEmpty {
                 // What is listed so far is told first; the error comes with the next call.
+                isFull = true
                 return false
             }
         }) {}
+        if isFull || directory.redirected.isEmpty { return }
+        try addRedirected(node, directory, from: 0, &buffer, isEmpty: isEmpty)
+    }
+
+    /// Adds the names of which the layers of a redirect said something when the listing began, as far as they stand for
+    /// something now.
+    private func addRedirected(
+        _ node: UInt64, _ directory: OpenDirectory, from start: Int, _ buffer: inout DirectoryBuffer, isEmpty: Bool
+    ) throws(Errno) {
+        var isEmpty = isEmpty
+        for index in start..<max(start, directory.redirectedNames.count) {
+            let name = directory.redirectedNames[index]
+            guard case .present(let reference) = directory.redirected[name] else { continue }
+            let isAdded: Bool
+            do throws(Errno) {
+                isAdded = try name.withCString { (string) throws(Errno) in
+                    let entry = DirectoryEntry(
+                        inode: reference.key.inode, next: Self.redirectedStart + Int64(index) + 1,
+                        kind: UInt8(reference.kind >> 12), name: string)
+                    return try add(entry, of: node, directory, &buffer)
+                }
+            } catch {
+                if isEmpty { throw error }
+                return
+            }
+            if !isAdded { return }
+            isEmpty = false
+        }
     }
 
     /// Adds one entry; false where there is no room.

@@ -22,7 +22,8 @@ extension LiveView {
     func lookupSelf(_ node: UInt64) throws(Errno) -> EntryReply {
         try nodes.retain(node)
         do throws(Errno) {
-            let reply = reply(node, try FileStatus(of: try descriptor(of: node)))
+            let attributes = try attributes(node, of: try descriptor(of: node))
+            let reply = EntryReply(node: node, attributes: attributes, timeout: policy.entrySeconds)
             // Kept for a snapshot, without a name in the live view.
             if reply.attributes?.status.links == 0 { throw .staleNFSFileHandle }
             return reply
@@ -34,6 +35,8 @@ extension LiveView {
 
     /// The directory above that of such a handle.
     func lookupParent(_ node: UInt64) throws(Errno) -> EntryReply {
+        // Where a directory has been moved to that is redirected, only its new name tells.
+        if lifecycle.redirect?.holdsData(of: try reference(of: node).key) == true { throw .staleNFSFileHandle }
         let inode = try Descriptor.open(at: try descriptor(of: node), "..", O_PATH | O_DIRECTORY)
         let status = try FileStatus(of: inode)
         if status.device == source.device, InodeKey(status) == source.rootReference.key {
@@ -49,21 +52,28 @@ extension LiveView {
         }
     }
 
-    /// Makes a name with `body`, which gets the directory's descriptor, as the user who asks.
+    /// Makes a name with `body`, which gets the directory's descriptor and the name, as the user who asks.
     private func make(
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
-        _ body: (Descriptor) throws(Errno) -> Void
+        _ body: (Descriptor, UnsafePointer<CChar>) throws(Errno) -> Void
     ) throws(Errno) -> EntryReply {
         try checkName(parent, name)
         let directory = try target(of: parent)
-        return try change { (snapshot) throws(Errno) in
+        return try change { (snapshot) throws(Errno) -> EntryReply in
             if let snapshot { try willMake(name, in: directory, snapshot) }
             try assume(context)
-            try body(directory.descriptor)
+            try body(directory.descriptor, name)
             if let snapshot {
                 snapshot.didMake(try FileStatus(at: directory.descriptor, name))
             }
             return try entry(parent, directory.descriptor, name)
+        } redirected: { (redirect) throws(Errno) -> EntryReply in
+            let made = try redirect.make(in: directory, name) { (place, temporary) throws(Errno) -> Descriptor? in
+                try assume(context)
+                try body(place, temporary)
+                return nil
+            }
+            return try redirectedReply(redirect, made.2, parent, name)
         }
     }
 
@@ -85,7 +95,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
         device: UInt64
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory) throws(Errno) in
+        try make(context, parent, name) { (directory, name) throws(Errno) in
             try LinuxSystem.makeNode(at: directory, name, mode: mode, device: device)
         }
     }
@@ -93,7 +103,7 @@ extension LiveView {
     func makeDirectory(
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory) throws(Errno) in
+        try make(context, parent, name) { (directory, name) throws(Errno) in
             try LinuxSystem.makeDirectory(at: directory, name, mode: mode)
         }
     }
@@ -102,7 +112,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
         target: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory) throws(Errno) in
+        try make(context, parent, name) { (directory, name) throws(Errno) in
             try LinuxSystem.makeSymbolicLink(to: target, at: directory, name)
         }
     }
@@ -114,17 +124,20 @@ extension LiveView {
         try checkName(newParent, newName)
         let inode = try target(of: node)
         let directory = try target(of: newParent)
-        return try change { (snapshot) throws(Errno) in
+        return try change { (snapshot) throws(Errno) -> EntryReply in
             snapshot?.willChangeAttributes(of: inode)
             if let snapshot { try willMake(newName, in: directory, snapshot) }
             try LinuxSystem.link(
                 inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)
+        } redirected: { (redirect) throws(Errno) -> EntryReply in
+            try redirect.link(inode, in: directory, newName)
+            return try redirectedReply(redirect, inode.reference, newParent, newName)
         }
     }
 
     /// What a name stands for, as the target of a change. Throws ENOENT for nothing and for the store.
-    private func target(
+    func target(
         in directory: ChangeTarget, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> (ChangeTarget, FileStatus) {
         let inode = try Descriptor.open(
@@ -150,6 +163,10 @@ extension LiveView {
             }
             didLoseName(victim, status, snapshot)
             return true
+        } redirected: { (redirect) throws(Errno) in
+            let (victim, status) = try redirectedTarget(redirect, in: directory, name)
+            try redirect.unlink(in: directory, name, victim: victim, isDirectory: flags & AT_REMOVEDIR != 0)
+            didLoseName(victim, status, nil)
         }
     }
 
@@ -163,7 +180,7 @@ extension LiveView {
     }
 
     func rename(
-        _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
         _ newName: UnsafePointer<CChar>, _ flags: UInt32
     ) throws(Errno) {
         try checkName(parent, name)
@@ -174,6 +191,38 @@ extension LiveView {
             try nodes.whileMoving { () throws(Errno) in
                 try rename((directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
+        } redirected: { (redirect) throws(Errno) in
+            let (moved, _) = try redirectedTarget(redirect, in: directory, name)
+            var replaced: (ChangeTarget, FileStatus)?
+            do throws(Errno) {
+                replaced = try redirectedTarget(redirect, in: newDirectory, newName)
+            } catch .noSuchFileOrDirectory {
+                try checkIsNotStore(newDirectory, newName)
+            }
+            let move = Redirect.Move(moved, replacing: replaced?.0, flags: flags)
+            try redirect.rename(
+                move, from: directory, name, to: newDirectory, newName
+            ) { (place, temporary) throws(Errno) -> Descriptor? in
+                try assume(context)
+                try LinuxSystem.makeNode(at: place, temporary, mode: UInt32(S_IFCHR), device: 0)
+                return nil
+            }
+            let isExchange = flags & UInt32(RENAME_EXCHANGE) != 0
+            if let (other, status) = replaced, other.key != moved.key, !isExchange {
+                didLoseName(other, status, nil)
+            }
+        }
+    }
+
+    /// What lies there and is hidden keeps its name.
+    private func checkIsNotStore(
+        _ directory: ChangeTarget, _ name: UnsafePointer<CChar>
+    ) throws(Errno) {
+        guard directory.reference == source.rootReference else { return }
+        do throws(Errno) {
+            if source.hides(try FileStatus(at: directory.descriptor, name)) { throw Errno.fileExists }
+        } catch .noSuchFileOrDirectory {
+            // There is none.
         }
     }
 

@@ -93,12 +93,15 @@ final class DescriptorBudget: Sendable {
 
 /// A directory that an application lists in the live view.
 ///
-/// Two threads that share the handle share its position in the block that was read: `lock` guards `reader`, and is
+/// Two threads that share the handle share its position in the block that was read: `lock` guards what may change, and is
 /// held while a block of the listing is read. It is taken before no other lock.
 final class OpenDirectory: @unchecked Sendable {
     let descriptor: Descriptor
     let lock = Monitor()
     var reader: DirectoryReader
+    /// The names of which the layers of a redirect said something when the listing began, and in which order they come.
+    var redirected: [FileName: RecordedEntry] = [:]
+    var redirectedNames: [FileName] = []
 
     init(_ descriptor: Descriptor) {
         self.descriptor = descriptor

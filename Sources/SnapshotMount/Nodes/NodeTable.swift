@@ -261,6 +261,23 @@ final class NodeTable: Sendable {
         _ = old
     }
 
+    /// The descriptor of a node that no name leads to; nil where the kernel does not remember it.
+    func pinned(_ reference: InodeReference) -> Descriptor? {
+        state.withLock { state in
+            Self.find(Identity(device: reference.device, key: reference.key), state)
+                .flatMap { state.pinned[UInt32($0)] }
+        }
+    }
+
+    /// The node of an inode that the kernel remembers.
+    func node(of key: InodeKey, device: UInt64) -> UInt64? {
+        state.withLock { state in
+            Self.find(Identity(device: device, key: key), state).flatMap {
+                state.store[$0].lookups != 0 ? id(slot: $0, state) : nil
+            }
+        }
+    }
+
     /// What the node stands for; throws ESTALE where it is not known.
     func reference(of node: UInt64) throws(Errno) -> InodeReference {
         let found: InodeReference? = state.withLock { state in

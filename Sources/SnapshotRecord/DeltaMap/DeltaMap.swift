@@ -30,6 +30,16 @@ package final class DeltaMap: Sendable {
     /// The number of areas recorded: blocks, names, sets of attributes.
     package var changedAreas: UInt64 { areas.load(ordering: .relaxed) }
 
+    /// Whether it says nothing of any inode.
+    package var isEmpty: Bool {
+        shards.allSatisfy { $0.mutex.withLock { $0.records.isEmpty && $0.born.isEmpty } }
+    }
+
+    /// The blocks that delta files hold.
+    package var storedBlocks: UInt64 {
+        records.reduce(0) { sum, record in sum + record.contents.withLock { $0.blocks.count } }
+    }
+
     package func countAreas(_ number: UInt64) {
         areas.add(number, ordering: .relaxed)
     }

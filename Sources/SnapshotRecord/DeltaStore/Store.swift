@@ -293,8 +293,8 @@ package final class Store: Sendable {
         return try openLayer(number)
     }
 
-    /// Removes a layer: first its journal, durably, without which it is none; then its delta files.
-    package func removeLayer(_ number: UInt64) throws(Errno) {
+    /// Removes the journal of a layer, durably: it is none from then on.
+    package func removeJournal(_ number: UInt64) throws(Errno) {
         let opened: Descriptor
         do throws(Errno) {
             opened = try openLayer(number)
@@ -303,7 +303,27 @@ package final class Store: Sendable {
         }
         try removeIfPresent(opened, Journal.fileName, 0)
         try checked { fsync(opened.raw) }
+    }
+
+    /// Removes a layer: first its journal, then its delta files.
+    package func removeLayer(_ number: UInt64) throws(Errno) {
+        try removeJournal(number)
         _ = try removeTree(at: directory, Self.layerName(number))
+    }
+
+    /// Removes one name where new files are made, with what is below it.
+    package func removeNew(_ name: FileName) throws(Errno) {
+        let places = try openPlaces()
+        do throws(Errno) {
+            try removeIfPresent(places.new, name, 0)
+        } catch .isDirectory {
+            _ = try removeTree(at: places.new, name)
+        }
+    }
+
+    /// Removes all that lies where new files are made.
+    package func emptyNew() throws(Errno) {
+        try emptyTree(try openPlaces().new)
     }
 
     /// Makes the layers' directories themselves durable.
@@ -354,6 +374,16 @@ func removeTree(at directory: Descriptor, _ name: FileName) throws(Errno) -> Boo
     } catch .noSuchFileOrDirectory {
         return false
     }
+    let hadEntries = try emptyTree(opened)
+    try name.withCString { (string) throws(Errno) in
+        try unlink(at: directory, string, AT_REMOVEDIR)
+    }
+    return hadEntries
+}
+
+/// Removes all that is in a directory; whether there was something.
+@discardableResult
+private func emptyTree(_ opened: Descriptor) throws(Errno) -> Bool {
     var hadEntries = false
     var reader = DirectoryReader(opened)
     var more = true
@@ -371,9 +401,6 @@ func removeTree(at directory: Descriptor, _ name: FileName) throws(Errno) -> Boo
                 _ = try removeTree(at: opened, FileName(entry.name))
             }
         }
-    }
-    try name.withCString { (string) throws(Errno) in
-        try unlink(at: directory, string, AT_REMOVEDIR)
     }
     return hadEntries
 }

@@ -82,7 +82,8 @@ package struct JournalScan: Sendable {
         marks = try Self.marks(stream, path)
         guard stream.isPastBase else {
             throw .damaged(
-                file: path, offset: stream.offset, problem: "what it began with when it was compacted is not whole")
+                file: path, offset: stream.offset, problem: "what it began with when it was compacted is not whole"
+            )
         }
         nextSequence = stream.nextSequence
         goodBytes = stream.offset
