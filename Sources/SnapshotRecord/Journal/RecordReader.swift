@@ -73,7 +73,8 @@ struct RecordReader {
     private mutating func entryName() throws(DecodeProblem) -> FileName {
         let name = try terminatedName()
         let leadsElsewhere = name.withCString { string in
-            strchr(string, Int32(UInt8(ascii: "/"))) != nil || strcmp(string, ".") == 0 || strcmp(string, "..") == 0
+            strchr(string, Int32(UInt8(ascii: "/"))) != nil || strcmp(string, ".") == 0
+                || strcmp(string, "..") == 0
         }
         guard !leadsElsewhere else { throw .damaged("a name that no directory can have") }
         return name
