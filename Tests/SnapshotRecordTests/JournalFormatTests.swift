@@ -81,11 +81,15 @@ import Testing
         #expect(bytes.count == 112 + 20 + 20 + 16 + 16)
         let sealed = try fields("Record", bytes, at: 112)
         #expect(
-            sealed.filter { $0.key != "checksum" } == ["length": 20, "sequence": 0, "kind": 3, "zero (17)": 0])
+            sealed.filter { $0.key != "checksum" } == [
+                "length": 20, "sequence": 0, "kind": 3, "header check": sealed["header check"],
+            ])
         let mark = try fields("Record", bytes, at: 132)
         #expect(mark["length"] == 52 && mark["sequence"] == 1 && mark["kind"] == 2)
         var layer = UInt64(7).littleEndian
         let summed = withUnsafeBytes(of: &layer) { Array($0) } + bytes[132..<136] + bytes[140...]
+        let header = withUnsafeBytes(of: &layer) { Array($0) } + bytes[132..<136] + bytes[140..<149]
+        #expect(mark["header check"] == header.withUnsafeBytes { UInt64(portableChecksum($0) & 0xff_ffff) })
         #expect(mark["checksum"] == summed.withUnsafeBytes { UInt64(portableChecksum($0)) })
         #expect(
             (152..<184).map { bytes[$0] } == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8]

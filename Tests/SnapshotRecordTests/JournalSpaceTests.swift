@@ -122,30 +122,22 @@ import Testing
         "a record that is written in part is cut off again, and the next one takes its place",
         .enabled(if: Machine.isRoot, Comment(rawValue: Machine.needsRoot)))
     func partWritten() throws {
-        // A file system that cannot allocate ahead: there a write finds out by itself, half-way.
-        try withFileSystem("ext4", mebibytes: 8) { top in
-            try (top / "images").mkdir()
-            let (image, inner) = (top / "images/v", top / "inner")
-            try inner.mkdir()
-            try image.create()
-            try image.truncate(2 << 20)
-            try succeed(["mkfs.ext4", "-q", "-O", "^extent,^has_journal", image.string])
-            try succeed(["mount", "-o", "loop", image.string, inner.string])
-            let place = try JournalPlace(inner)
+        // ext2 cannot allocate ahead: there a write finds out by itself, half-way.
+        try withFileSystem("ext2", mebibytes: 8) { top in
+            let place = try JournalPlace(top)
             let journal = try place.make()
             let key = InodeKey(inode: 1, birth: 1)
             let small = JournalEvent.changes([.data(key, 0..<1)])
             try journal.append(small)
             let before = journal.bytes
             #expect(throws: Errno.noSpace) {
-                try journal.append(.changes([.target(key, bytes(4 << 20))]))
+                try journal.append(.changes([.target(key, bytes(32 << 20))]))
             }
             #expect(journal.bytes == before)
             #expect(try place.file.stat().size == Int(before))
             #expect(try journal.append(small) == 1)
             #expect(try place.events() == [small, small])
             #expect(try place.scan().end == .whole)
-            try succeed(["umount", inner.string])
         }
     }
 }

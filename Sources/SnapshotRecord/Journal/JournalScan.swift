@@ -9,7 +9,8 @@ package struct JournalScan: Sendable {
     /// How the file ends.
     package enum End: Sendable, Equatable {
         case whole
-        /// At `offset` begins what is no good record: damage after a kill, the end after a power cut.
+        /// At `offset` begins what is no good record: after a power cut that is the end, after a kill damage, unless
+        /// it is `isUnfinished`.
         case torn(offset: UInt64)
     }
 
@@ -28,6 +29,10 @@ package struct JournalScan: Sendable {
     /// Up to the end of the last good record.
     package let goodBytes: UInt64
     package let end: End
+    /// Whether the bytes behind the last good record are the beginning of the next one: a write that a kill (in the midst
+    /// of its pages), a full disk or a power cut ended. No record is lost by that which had been written whole: after a
+    /// kill too this is no damage. False for all else that is torn.
+    package let isUnfinished: Bool
     package let sealedSequence: UInt64?
     package let isDiscarded: Bool
     /// The highest of the marks, 0 where there is none: what has a sequence below it counts.
@@ -88,6 +93,7 @@ package struct JournalScan: Sendable {
         nextSequence = stream.nextSequence
         goodBytes = stream.offset
         end = stream.offset == size ? .whole : .torn(offset: stream.offset)
+        isUnfinished = stream.isUnfinished
         (sealedSequence, isDiscarded) = (marks.sealed, marks.isDiscarded)
         (through, lastMarkSequence) = (marks.through, marks.last)
     }
