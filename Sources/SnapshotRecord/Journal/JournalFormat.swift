@@ -4,10 +4,12 @@ internal import LinuxSystem
 ///
 ///     head    magic 8 | version 4 | length 4 | checksum 4 | embodiment 1 | flags 1 | 0 2 | layer 8 | serial 8
 ///             | source inode 8, birth 8 | cut seconds 8, nanoseconds 4 | 0 4 | boot id 16 | mount 8 | first sequence 8
-///     record  length 4 | checksum 4 | sequence 8 | kind 1 | 0 3 | payload
+///     record  length 4 | checksum 4 | sequence 8 | kind 1 | header check 3 | payload
 ///
 /// `length` counts the whole of a head or record. A checksum is the CRC-32C of all of it but of the checksum; a record's
-/// begins with the layer's number (8 bytes), so that a record of another layer's journal is none of this one's.
+/// begins with the layer's number (8 bytes), so that a record of another layer's journal is none of this one's. The
+/// header check is 24 bits of such a sum of length, sequence and kind: by it a length can be believed before the rest is
+/// there, so that a record whose write was cut short is told from damage.
 enum JournalFormat {
     static let magic = Array("FSNAPJNL".utf8)
     static let version: UInt32 = 1
@@ -66,6 +68,13 @@ enum JournalFormat {
         let length = UnsafeRawBufferPointer(rebasing: bytes[..<recordChecksumOffset])
         let rest = UnsafeRawBufferPointer(rebasing: bytes[recordSequenceOffset...])
         return checksum(rest, after: checksum(length, after: seed))
+    }
+
+    /// Kind and header check, as they are in a record that begins with `header`.
+    static func kindAndCheck(_ header: UnsafeRawBufferPointer, seed: UInt32) -> UInt32 {
+        let length = UnsafeRawBufferPointer(rebasing: header[..<recordChecksumOffset])
+        let rest = UnsafeRawBufferPointer(rebasing: header[recordSequenceOffset...recordKindOffset])
+        return UInt32(header[recordKindOffset]) | checksum(rest, after: checksum(length, after: seed)) << 8
     }
 
     private static func checksum(_ bytes: UnsafeRawBufferPointer, after before: UInt32 = 0) -> UInt32 {

@@ -9,7 +9,8 @@ package struct JournalScan: Sendable {
     /// How the file ends.
     package enum End: Sendable, Equatable {
         case whole
-        /// At `offset` begins what is no good record: damage after a kill, the end after a power cut.
+        /// At `offset` begins what is no good record: after a power cut that is the end, after a kill damage, unless
+        /// it is `isUnfinished`.
         case torn(offset: UInt64)
     }
 
@@ -28,6 +29,10 @@ package struct JournalScan: Sendable {
     /// Up to the end of the last good record.
     package let goodBytes: UInt64
     package let end: End
+    /// Whether the bytes behind the last good record are the beginning of the next one: a write that a kill (in the midst
+    /// of its pages), a full disk or a power cut ended. No record is lost by that which had been written whole: after a
+    /// kill too this is no damage. False for all else that is torn.
+    package let isUnfinished: Bool
     package let sealedSequence: UInt64?
     package let isDiscarded: Bool
     /// The highest of the marks, 0 where there is none: what has a sequence below it counts.
@@ -82,12 +87,13 @@ package struct JournalScan: Sendable {
         marks = try Self.marks(stream, path)
         guard stream.isPastBase else {
             throw .damaged(
-                file: path, offset: stream.offset, problem: "what it began with when it was compacted is not whole"
-            )
+                file: path, offset: stream.offset,
+                problem: "what it began with when it was compacted is not whole")
         }
         nextSequence = stream.nextSequence
         goodBytes = stream.offset
         end = stream.offset == size ? .whole : .torn(offset: stream.offset)
+        isUnfinished = stream.isUnfinished
         (sealedSequence, isDiscarded) = (marks.sealed, marks.isDiscarded)
         (through, lastMarkSequence) = (marks.through, marks.last)
     }
@@ -129,22 +135,58 @@ package struct JournalScan: Sendable {
     /// The map is of no use after an error. Throws `damaged` where a record makes no sense, or the file is not what it
     /// was when it was scanned, and `newer`.
     package func replay(_ counting: Counting, into map: DeltaMap) throws(RecordError) {
-        let stream = RecordStream(file, stored, end: goodBytes)
-        while let record = try Self.next(stream, path) {
-            guard record.kind == .changes || record.kind == .baseChanges else { continue }
+        try forEachRecord { (record) throws(DecodeProblem) in
+            guard record.kind == .changes || record.kind == .baseChanges else { return }
             let countsWhole = counting == .all || record.kind == .baseChanges
             var reader = RecordReader(record.payload)
+            while !reader.isAtEnd {
+                let change = try reader.change()
+                if countsWhole || marks.covers(change, record.sequence) { map.apply(change) }
+            }
+        }
+    }
+
+    /// Calls `body` with each record in turn: to look at a journal, or to check that all of it can be read. The sequence
+    /// is nil for what compaction wrote; its mark is of all inodes, and comes without them. Throws what `replay` throws.
+    package func forEachEvent(_ body: (UInt64?, JournalEvent) -> Void) throws(RecordError) {
+        try forEachRecord { (record) throws(DecodeProblem) in
+            body(record.kind.isBase ? nil : record.sequence, try record.event())
+        }
+    }
+
+    private func forEachRecord(
+        _ body: (RecordStream.Record) throws(DecodeProblem) -> Void
+    ) throws(RecordError) {
+        let stream = RecordStream(file, stored, end: goodBytes)
+        while let record = try Self.next(stream, path) {
             do throws(DecodeProblem) {
-                while !reader.isAtEnd {
-                    let change = try reader.change()
-                    if countsWhole || marks.covers(change, record.sequence) { map.apply(change) }
-                }
+                try body(record)
             } catch {
                 throw error.error(file: path, offset: record.offset)
             }
         }
         guard stream.offset == goodBytes else {
             throw .damaged(file: path, offset: stream.offset, problem: "it changed while it was read")
+        }
+    }
+}
+
+extension RecordStream.Record {
+    fileprivate func event() throws(DecodeProblem) -> JournalEvent {
+        var reader = RecordReader(payload)
+        switch kind {
+        case .changes, .baseChanges:
+            var changes: [RecordChange] = []
+            while !reader.isAtEnd { changes.append(try reader.change()) }
+            return .changes(changes)
+        case .mark, .baseMark:
+            var inodes: [InodeKey] = []
+            let (through, _) = try reader.mark { inode, _ in inodes.append(inode) }
+            return .mark(through: through, inodes: inodes)
+        case .sealed, .baseSealed:
+            return .sealed
+        case .discarded, .baseDiscarded:
+            return .discarded
         }
     }
 }

@@ -183,9 +183,7 @@ final class RecordBuffer {
         let begin = count
         put(UInt64(0))  // Length and checksum, when they are known.
         put(sequence)
-        put(kind.rawValue)
-        put(UInt8(0))
-        put(UInt16(0))
+        put(UInt32(kind.rawValue))  // The check likewise.
         return begin
     }
 
@@ -195,6 +193,7 @@ final class RecordBuffer {
         guard length <= JournalFormat.recordBytesMax else { throw .messageTooLong }
         set(UInt32(length), at: begin)
         let record = UnsafeRawBufferPointer(rebasing: bytes[begin...])
+        set(JournalFormat.kindAndCheck(record, seed: seed), at: begin + JournalFormat.recordKindOffset)
         set(
             JournalFormat.checksum(ofRecord: record, seed: seed), at: begin + JournalFormat.recordChecksumOffset)
     }

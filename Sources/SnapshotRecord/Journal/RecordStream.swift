@@ -32,6 +32,8 @@ final class RecordStream {
     private(set) var offset: UInt64
     private(set) var nextSequence: UInt64
     private var nextBase: UInt64 = 0
+    /// Set at the end: the file ends within the record that came next.
+    private(set) var isUnfinished = false
     private var isInBase: Bool
 
     private var buffer: UnsafeMutableRawBufferPointer
@@ -84,23 +86,40 @@ final class RecordStream {
 
     /// nil at the end.
     func next() throws(Failure) -> Record? {
-        guard let header = try fill(JournalFormat.recordHeaderBytes) else { return nil }
-        let length = Int(UInt32(littleEndian: header.loadUnaligned(fromByteOffset: 0, as: UInt32.self)))
-        guard length >= JournalFormat.recordHeaderBytes, length <= JournalFormat.recordBytesMax,
-            let bytes = try fill(length)
-        else { return nil }
+        let left = end - offset
+        guard left >= JournalFormat.recordHeaderBytes, let header = try fill(JournalFormat.recordHeaderBytes)
+        else {
+            isUnfinished = left > 0
+            return nil
+        }
         func number<Number: FixedWidthInteger>(_ offset: Int) -> Number {
-            Number(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: Number.self))
+            Number(littleEndian: header.loadUnaligned(fromByteOffset: offset, as: Number.self))
         }
-        guard
-            number(JournalFormat.recordChecksumOffset) == JournalFormat.checksum(ofRecord: bytes, seed: seed)
+        let (length, sequence): (UInt32, UInt64) = (number(0), number(JournalFormat.recordSequenceOffset))
+        let kind = RecordKind(rawValue: number(JournalFormat.recordKindOffset))
+        guard number(JournalFormat.recordKindOffset) == JournalFormat.kindAndCheck(header, seed: seed),
+            length >= JournalFormat.recordHeaderBytes, length <= JournalFormat.recordBytesMax,
+            kind.map({ isNext($0, sequence) }) ?? true
         else { return nil }
-        let header32: UInt32 = number(JournalFormat.recordKindOffset)
-        guard header32 >> 8 == 0, let kind = RecordKind(rawValue: UInt8(header32)) else {
-            throw .unknown
+        guard length <= left else {
+            isUnfinished = true
+            return nil
         }
-        let sequence: UInt64 = number(JournalFormat.recordSequenceOffset)
-        guard advance(kind, sequence) else { return nil }
+        return try record(kind, sequence, Int(length))
+    }
+
+    /// The record whose header has been read.
+    private func record(_ kind: RecordKind?, _ sequence: UInt64, _ length: Int) throws(Failure) -> Record? {
+        guard let bytes = try fill(length) else { return nil }
+        let sum = bytes.loadUnaligned(fromByteOffset: JournalFormat.recordChecksumOffset, as: UInt32.self)
+        guard UInt32(littleEndian: sum) == JournalFormat.checksum(ofRecord: bytes, seed: seed) else { return nil }
+        guard let kind else { throw .unknown }
+        if kind.isBase {
+            nextBase += 1
+            isInBase = kind != .baseMark
+        } else {
+            nextSequence += 1
+        }
         defer {
             offset += UInt64(length)
             held = held.lowerBound + length..<held.upperBound
@@ -109,16 +128,8 @@ final class RecordStream {
         return Record(offset: offset, sequence: sequence, kind: kind, payload: payload)
     }
 
-    /// Whether the record is the one that comes next.
-    private func advance(_ kind: RecordKind, _ sequence: UInt64) -> Bool {
-        if kind.isBase {
-            guard isInBase, sequence == nextBase else { return false }
-            nextBase += 1
-            isInBase = kind != .baseMark
-        } else {
-            guard sequence == nextSequence, sequence != .max else { return false }
-            nextSequence += 1
-        }
-        return true
+    /// Whether a record is the one that comes next.
+    private func isNext(_ kind: RecordKind, _ sequence: UInt64) -> Bool {
+        kind.isBase ? isInBase && sequence == nextBase : sequence == nextSequence && sequence != .max
     }
 }
