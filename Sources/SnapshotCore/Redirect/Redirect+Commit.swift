@@ -57,8 +57,8 @@ extension Redirect {
     }
 
     private func mark(_ layer: Layer, through: UInt64, _ inodes: [InodeKey]) throws(Errno) {
-        try checked { fsync(layer.files.directory.raw) }
-        try checked { fsync(newFiles.raw) }
+        try LinuxSystem.synchronizeAll(layer.files.directory)
+        try LinuxSystem.synchronizeAll(newFiles)
         _ = try layer.journal.append(.mark(through: through, inodes: inodes))
         try layer.journal.synchronize()
     }
@@ -76,7 +76,7 @@ extension Redirect {
     }
 
     func synchronizeSource() throws(Errno) {
-        try checked { syncfs(source.root.raw) }
+        try synchronizeFileSystem(source.root)
     }
 
     /// All of a sealed layer, with a mark behind the seal.
@@ -84,7 +84,7 @@ extension Redirect {
         if sealed.isSealDurable.load(ordering: .acquiring) { return }
         try synchronizeSource()
         if try FileStatus(of: sealed.files.directory).device != source.device {
-            try checked { syncfs(sealed.files.directory.raw) }
+            try synchronizeFileSystem(sealed.files.directory)
         }
         // Behind the seal, so that all of the layer counts.
         try mark(sealed, through: sealed.journal.nextSequence, [])
@@ -94,12 +94,12 @@ extension Redirect {
     private func flush(_ inodes: [InodeReference], _ stack: LayerStack) throws(Errno) {
         for reference in inodes {
             if let file = try stack.top.files.existingFile(of: reference.key) {
-                try checked { fdatasync(file.raw) }
+                try synchronizeData(file)
             }
             guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
             do throws(Errno) {
                 let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
-                try checked { fsync(file.raw) }
+                try LinuxSystem.synchronizeAll(file)
             } catch .staleNFSFileHandle {
                 // It has no name any more, and nobody has it open.
             }

@@ -170,7 +170,7 @@ package struct RedirectRecovery {
                 try zeroTails(layer)
                 try journal.compact(
                     dump: { (emit) throws(Errno) in try map.forEachChange(emit) },
-                    makeDurable: { () throws(Errno) in try checked { syncfs(found.directory.raw) } }, head: head)
+                    makeDurable: { () throws(Errno) in try synchronizeFileSystem(found.directory) }, head: head)
             }
             return layer
         }
