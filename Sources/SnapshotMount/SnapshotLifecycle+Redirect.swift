@@ -62,7 +62,7 @@ extension SnapshotLifecycle {
         var summary = Self.summary(ending)
         do throws(Errno) {
             try redirect.seal(gate) {
-                summary = Self.summary(ending)
+                summary = Self.summary(ending, sealed)
                 ending.end.end()
                 generation.mutex.withLock { $0 = nil }
                 merging.mutex.withLock { $0 = MergeProgress() }

@@ -38,7 +38,11 @@ extension Redirect {
         guard layer.journal.bytes > max(Self.compactBytesMin, before * 3) else { return }
         try credentials.assumeDaemon()
         try layer.journal.compact(
-            dump: { (emit) throws(Errno) in try layer.map.forEachChange(emit) },
+            dump: { (emit) throws(Errno) in
+                // What has been appended is in the map by then.
+                metadata.withLock { _ in }
+                try layer.map.forEachChange(emit)
+            },
             makeDurable: { () throws(Errno) in try synchronizeAll() })
         layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
     }
@@ -67,7 +71,7 @@ extension Redirect {
     private func makeBelowDurable(_ stack: LayerStack) throws(Errno) {
         if stack.top.isBelowDurable.load(ordering: .acquiring) { return }
         if let sealed = stack.sealed {
-            try makeSealDurable(sealed)
+            try makeSealDurableAtOnce(sealed)
         } else {
             try synchronizeSource()
         }
@@ -79,8 +83,23 @@ extension Redirect {
         try synchronizeFileSystem(source.root)
     }
 
-    /// All of a sealed layer, with a mark behind the seal.
+    /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
     func makeSealDurable(_ sealed: Layer) throws(Errno) {
+        try commits.commit(nil, isForAll: true) { (_, inodes) throws(Errno) in
+            if sealed.isSealDurable.load(ordering: .acquiring) { return 0 }
+            if !sealed.isBelowDurable.load(ordering: .acquiring) {
+                try synchronizeSource()
+                try store.synchronize()
+            }
+            try flush(inodes, stack)
+            try mark(sealed, through: sealed.journal.nextSequence, [])
+            sealed.isSealDurable.store(true, ordering: .releasing)
+            return 0
+        }
+    }
+
+    /// The same inside of a commit of the layer above, which knows only what that is for.
+    private func makeSealDurableAtOnce(_ sealed: Layer) throws(Errno) {
         if sealed.isSealDurable.load(ordering: .acquiring) { return }
         try synchronizeSource()
         if try FileStatus(of: sealed.files.directory).device != source.device {
@@ -91,10 +110,21 @@ extension Redirect {
         sealed.isSealDurable.store(true, ordering: .releasing)
     }
 
+    /// So many inodes are flushed one by one; more cost less together.
+    private static let flushedMax = 32
+
     private func flush(_ inodes: [InodeReference], _ stack: LayerStack) throws(Errno) {
+        if inodes.count > Self.flushedMax {
+            try synchronizeSource()
+            let store = stack.top.files.directory
+            if try FileStatus(of: store).device != source.device { try synchronizeFileSystem(store) }
+            return
+        }
         for reference in inodes {
-            if let file = try stack.top.files.existingFile(of: reference.key) {
-                try synchronizeData(file)
+for layer in stack.layers {
+                if let file = try layer.files.existingFile(of: reference.key) {
+                    try synchronizeData(file)
+                }
             }
             guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
             do throws(Errno) {

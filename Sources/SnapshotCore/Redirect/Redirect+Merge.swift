@@ -66,6 +66,7 @@ extension Redirect {
             try makeSealDurable(sealed)
             var merge = Merge(self, sealed, above: stack.top, openUnnamed: openUnnamed, report: report)
             try merge.run()
+            try merge.makeDurable()
             try finishMerge(of: sealed)
         }
         var pass = 0
@@ -109,7 +110,6 @@ extension Redirect {
 
     /// The primary is durable, then the layer's journal goes: it is none any more.
     private func finishMerge(of layer: Layer) throws(Errno) {
-        try synchronizeSource()
         try credentials.assumeDaemon()
         try Steps.step("remove journal") { () throws(Errno) in try store.removeJournal(layer.number) }
         readers.removeAll()

@@ -173,7 +173,6 @@ extension Redirect {
             // The rename has changed its time of change, before anybody has seen it.
             let made = try FileStatus(of: opened)
             try note(made, reference)
-            commits.noteMade(reference)
             return (opened, made, reference)
         } catch {
             removeStray(at.0, at.1)
@@ -260,7 +259,6 @@ extension Redirect {
                     + relink(inode, 1, now, stack))
         }
         _ = temporaries.withLock { $0.remove(target.key) }
-        commits.noteMade(target.reference)
     }
 
     /// A file that was made without a name gets its place in the store. With `metadata` held, so that a merge does not
