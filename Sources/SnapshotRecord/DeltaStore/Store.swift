@@ -229,7 +229,8 @@ package final class Store: Sendable {
             let count = try readFully(opened, into: room, at: 0)
             return String(decoding: room[..<count], as: UTF8.self)
         }
-        if found.isEmpty {
+        // Written in part: by a daemon, or a machine, that ended while it made the store.
+        if expected.hasPrefix(found) && found != expected || found.utf8.allSatisfy({ $0 == 0 }) {
             try attempt("write", file) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
