@@ -61,10 +61,21 @@ extension Redirect {
     }
 
     private func mark(_ layer: Layer, through: UInt64, _ inodes: [InodeKey]) throws(Errno) {
-        try LinuxSystem.synchronizeAll(layer.files.directory)
-        try LinuxSystem.synchronizeAll(newFiles)
+        try layer.files.synchronizeNames()
+        try synchronizeNewNames()
         _ = try layer.journal.append(.mark(through: through, inodes: inodes))
         try layer.journal.synchronize()
+    }
+
+    /// Makes the names of files durable that were made since the last time.
+    private func synchronizeNewNames() throws(Errno) {
+        guard hasMade.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        do throws(Errno) {
+            try LinuxSystem.synchronizeAll(newFiles)
+        } catch {
+            hasMade.store(true, ordering: .sequentiallyConsistent)
+            throw error
+        }
     }
 
     /// The primary of the cut, or the sealed layer, before the first mark of the one above.

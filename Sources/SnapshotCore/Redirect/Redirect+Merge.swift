@@ -6,11 +6,9 @@ package import SystemPackage
 
 // The end of a redirect: layers are sealed and merged, one after the other, until nothing is left; or all is discarded.
 extension Redirect {
-    /// After so many passes the last one runs with the gate closed, so that a merge ends under any load.
-    private static let openPassesMax = 3
-    /// What that last pass may have to merge.
+    /// What is left is merged with the gate closed where it is no more than this: a few milliseconds.
     private static let closedAreasMax: UInt64 = 64
-    /// And after so many, whatever it has.
+    /// And after so many passes, whatever it is, so that a merge ends under any load.
     private static let passesMax = 12
 
     private func head(_ number: UInt64, after head: JournalHead) -> JournalHead {
@@ -85,9 +83,7 @@ extension Redirect {
             }
             try removeFiles(of: sealed)
             if isIdle { return try finish(top) }
-            guard pass >= Self.openPassesMax,
-                top.map.changedAreas <= Self.closedAreasMax || pass >= Self.passesMax
-            else { continue }
+            guard top.map.changedAreas <= Self.closedAreasMax || pass >= Self.passesMax else { continue }
             // Applications change as fast as this merges: the rest while they wait.
             try synchronizeAll()
             try sealing(gate) { () throws(Errno) in
