@@ -334,16 +334,21 @@ package final class MountedFileSystem: FileSystemOperations {
     }
 
     package func extendedAttributeNames(
-        node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ context: RequestContext, node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        guard isSnapshot(node) else {
-            return try live.extendedAttributeNames(node, into: buffer)
+        let names = try isSnapshot(node) ? snapshots.extendedAttributes(node).names : live.extendedAttributeNames(node)
+        var shown = names
+        // A file system lists these to those who may read them; the daemon, which lists them all, is asked for anybody.
+        if names.contains(where: Self.isTrusted), !mayAdminister(context.process, as: context.user) {
+            shown.removeAll(where: Self.isTrusted)
         }
-        let names = try snapshots.extendedAttributes(node).names.flatMap { name in
+        let bytes = shown.flatMap { name in
             name.withCString { UnsafeRawBufferPointer(start: $0, count: name.length + 1).map { $0 } }
         }
-        return try Self.fill(buffer, with: names)
+        return try Self.fill(buffer, with: bytes)
     }
+
+    private static func isTrusted(_ name: FileName) -> Bool { name.hasPrefix("trusted.") }
 
     private static func fill(
         _ buffer: UnsafeMutableRawBufferPointer, with bytes: [UInt8]

@@ -155,9 +155,7 @@ extension LiveView {
         try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
     }
 
-    func extendedAttributeNames(
-        _ node: UInt64, into buffer: UnsafeMutableRawBufferPointer
-    ) throws(Errno) -> Int {
-        try LinuxSystem.extendedAttributeNames(try descriptor(of: node), into: buffer)
+    func extendedAttributeNames(_ node: UInt64) throws(Errno) -> [FileName] {
+        try LinuxSystem.extendedAttributeNames(try descriptor(of: node))
     }
 }
