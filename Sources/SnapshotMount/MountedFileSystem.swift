@@ -336,7 +336,8 @@ package final class MountedFileSystem: FileSystemOperations {
     package func extendedAttributeNames(
         _ context: RequestContext, node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        let names = try isSnapshot(node) ? snapshots.extendedAttributes(node).names : live.extendedAttributeNames(node)
+        let names =
+            try isSnapshot(node) ? snapshots.extendedAttributes(node).names : live.extendedAttributeNames(node)
         var shown = names
         // A file system lists these to those who may read them; the daemon, which lists them all, is asked for anybody.
         if names.contains(where: Self.isTrusted), !mayAdminister(context.process, as: context.user) {
