@@ -316,9 +316,11 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
         }
     }
     table.write = { request, node, data, size, offset, information in
+        var context = context(request)
+        context.isWriteBack = required(information).pointee.writepage != 0
         do throws(Errno) {
             let count = try operations(request).write(
-                context(request), node: node, handle: required(information).pointee.fh,
+                context, node: node, handle: required(information).pointee.fh,
                 UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset))
             fuse_reply_write(request, count)
         } catch {

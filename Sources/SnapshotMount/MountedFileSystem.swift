@@ -311,7 +311,7 @@ package final class MountedFileSystem: FileSystemOperations {
     ) throws(Errno) {
         if isSnapshot(node) { return }
         let directory = Handle.object(handle, as: OpenDirectory.self)
-        try live.synchronize(directory.descriptor, dataOnly: dataOnly)
+        try live.synchronize(try directory.descriptor(), dataOnly: dataOnly)
     }
 
     // MARK: Extended attributes

@@ -148,18 +148,23 @@ extension LiveView {
             } else {
                 try LinuxSystem.unlink(at: directory.descriptor, name, flags)
             }
-            didLoseName(victim, status, snapshot)
+            didLoseName(victim, status, (parent, name), snapshot)
             return true
         }
     }
 
     /// After an inode lost a name, maybe the one that leads to it: where the kernel remembers it (open, even if only
-    /// as O_PATH, or a working directory), its node keeps it by the descriptor. `status` is from before.
+    /// as O_PATH, or a working directory), its node keeps it by a descriptor: that of an open file, where there is one,
+    /// so that removed files take no more descriptors than others. `status` is from before.
     private func didLoseName(
-        _ victim: ChangeTarget, _ status: FileStatus, _ snapshot: Preserve?
+        _ victim: ChangeTarget, _ status: FileStatus, _ lost: (parent: UInt64, name: UnsafePointer<CChar>),
+        _ snapshot: Preserve?
     ) {
         let isLast = status.isDirectory || status.links <= 1 || snapshot?.isInGraveyard(status) == true
-        if isLast || !source.usesHandles { nodes.pin(victim.reference, victim.descriptor) }
+        guard isLast || !source.usesHandles else { return }
+        nodes.pin(victim.reference, victim.descriptor, lost: isLast ? nil : lost) {
+            openFiles.descriptor(of: $0)
+        }
     }
 
     func rename(
@@ -208,7 +213,7 @@ extension LiveView {
             if isExchange {
                 nodes.move(other.reference, to: old.node, old.name)
             } else {
-                didLoseName(other, status, snapshot)
+                didLoseName(other, status, (new.node, new.name), snapshot)
             }
         }
         if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {
