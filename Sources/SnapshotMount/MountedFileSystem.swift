@@ -178,7 +178,7 @@ package final class MountedFileSystem: FileSystemOperations {
     ) throws(Errno) {
         try refuseInSnapshot(parent)
         try refuseInSnapshot(newParent)
-        try live.rename(parent, name, newParent, newName, flags)
+        try live.rename(context, parent, name, newParent, newName, flags)
     }
 
     package func link(

@@ -168,7 +168,7 @@ extension LiveView {
     }
 
     func rename(
-        _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
         _ newName: UnsafePointer<CChar>, _ flags: UInt32
     ) throws(Errno) {
         try checkName(parent, name)
@@ -177,7 +177,8 @@ extension LiveView {
         let newDirectory = try target(of: newParent)
         try changeInSlices { (snapshot) throws(Errno) in
             try nodes.whileMoving { () throws(Errno) in
-                try rename((directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
+                try rename(
+                    context, (directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
         }
     }
@@ -186,7 +187,7 @@ extension LiveView {
     private typealias Place = (directory: ChangeTarget, node: UInt64, name: UnsafePointer<CChar>)
 
     private func rename(
-        _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
+        _ context: RequestContext, _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
     ) throws(Errno) -> Bool {
         let (moved, _) = try target(in: old.directory, old.name)
         var replaced: (ChangeTarget, FileStatus)?
@@ -200,10 +201,12 @@ extension LiveView {
             let move = Preserve.Move(
                 moved, replacing: replaced?.0, flags: flags,
                 ancestors: nodes.ancestors(of: new.node) + nodes.ancestors(of: old.node))
-            guard try snapshot.rename(move, from: old.directory, old.name, to: new.directory, new.name) else {
-                return false
-            }
+            let isDone = try snapshot.rename(
+                move, from: old.directory, old.name, to: new.directory, new.name,
+                assume: { () throws(Errno) in try assume(context) })
+            guard isDone else { return false }
         } else {
+            try assume(context)
             try LinuxSystem.rename(
                 at: old.directory.descriptor, old.name, to: new.directory.descriptor, new.name,
                 flags: flags)
