@@ -12,20 +12,24 @@ struct ControlList: ParsableCommand {
 
     func run() throws {
         let listing = try MountListing.current()
-        if json { return print(listing.jsonText) }
-        if listing.mounts.isEmpty { print("No fusesnap mounts") } else { Self.printTable(listing) }
+        if json { return try StandardOutput.writeLine(listing.jsonText) }
+        if listing.mounts.isEmpty {
+            try StandardOutput.writeLine("No fusesnap mounts")
+        } else {
+            try Self.printTable(listing)
+        }
         let stale = listing.staleSockets.count
         if stale > 0 {
-            print(
+            try StandardOutput.writeLine(
                 "\(stale) control \(stale == 1 ? "socket" : "sockets") of daemons that were killed are left; they do no harm"
             )
         }
         for item in listing.mounts {
-            if let problem = item.problem { print("\(Self.name(item)): \(problem)") }
+            if let problem = item.problem { try StandardOutput.writeLine("\(Self.name(item)): \(problem)") }
         }
     }
 
-    private static func printTable(_ listing: MountListing) {
+    private static func printTable(_ listing: MountListing) throws(CommandFailure) {
         var rows = [["MOUNT POINT", "SOURCE", "USER", "STATE", "STARTED", "DELTA"]]
         for item in listing.mounts {
             let status = item.status.flatMap { $0.state == .idle ? nil : $0 }
@@ -37,7 +41,7 @@ struct ControlList: ParsableCommand {
         let widths = rows[0].indices.map { column in (rows.map { $0[column].count }.max() ?? 0) + 2 }
         for row in rows {
             let line = zip(row, widths).map { $0.padded(to: $1) }.joined()
-            print(String(line.reversed().drop { $0 == " " }.reversed()))
+            try StandardOutput.writeLine(String(line.reversed().drop { $0 == " " }.reversed()))
         }
     }
 

@@ -51,13 +51,16 @@ struct ControlStart: ParsableCommand {
         var client = try connect(target)
         var report = try start.start(&client)
         withExtendedLifetime(holder) {}
-        if json {
-            report.schema = report.schema ?? StartReport.currentSchema
-            print(report.jsonText)
-            return
-        }
+        report.schema = report.schema ?? StartReport.currentSchema
         let place = report.snapshotDirectory ?? "\(target.mountpoint)/.snapshot"
-        print("Snapshot started at \(report.started); read it at \(place)")
+        do throws(CommandFailure) {
+            try StandardOutput.writeLine(
+                json ? report.jsonText : "Snapshot started at \(report.started); read it at \(place)")
+        } catch {
+            // An exit code other than 0 means that there is none.
+            start.end(&client, report)
+            throw CommandFailure("\(error.message); the snapshot has been ended again")
+        }
     }
 
     private func boundHolder() throws(CommandFailure) -> ProcessIdentity? {

@@ -38,7 +38,7 @@ struct ControlStatus: ParsableCommand {
             return try watching.run()
         }
         let status = try Self.status(of: target)
-        print(json ? status.jsonText : StatusSummary(status).text)
+        try StandardOutput.writeLine(json ? status.jsonText : StatusSummary(status).text)
     }
 
     static func status(of target: MountTarget) throws(CommandFailure) -> Status {

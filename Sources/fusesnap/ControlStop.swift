@@ -34,13 +34,12 @@ struct ControlStop: ParsableCommand {
             return try client.stop(options) { meter.show($0) }
         }
         meter.end()
-        if json {
-            print(report.jsonText)
-        } else {
-            let size = ByteSize(bytes: report.deltaBytes).text
-            print(
-                "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
-            )
+        var unwritten: CommandFailure?
+        do throws(CommandFailure) {
+            try StandardOutput.writeLine(json ? report.jsonText : Self.text(report))
+        } catch {
+            unwritten = CommandFailure(
+                "the snapshot of \(mountpoint) has ended, but its report is lost: \(error.message)")
         }
         if !report.exact {
             let reason = report.reason ?? "the daemon gives no reason"
@@ -50,6 +49,12 @@ struct ControlStop: ParsableCommand {
                     + "from it, and make another")
             throw ExitCode.inexact
         }
+        if let unwritten { throw unwritten }
+    }
+
+    private static func text(_ report: StopReport) -> String {
+        let size = ByteSize(bytes: report.deltaBytes).text
+        return "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
     }
 }
 
