@@ -41,7 +41,7 @@ struct ControlStart: ParsableCommand {
         } catch {
             throw CommandFailure("cannot start a snapshot of \(mountpoint): no descriptor for signals: \(error)")
         }
-        let target = try MountTarget(mountpoint)
+        let target = try MountTarget(mountpoint, "cannot start a snapshot of \(mountpoint)")
         var start = try SnapshotStart(target, stall, hooks, signals)
         start.options.ttlSeconds = ttl?.seconds
         // Held until the daemon has bound the process too: until then its number cannot become another's.

@@ -32,7 +32,7 @@ struct ControlStatus: ParsableCommand {
     }
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
+        let target = try MountTarget(mountpoint, "cannot get the status of \(mountpoint)")
         if watch {
             var watching = StatusWatch(target, interval: .seconds(interval ?? 1), isJSON: json)
             return try watching.run()

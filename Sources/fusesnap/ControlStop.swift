@@ -18,8 +18,8 @@ struct ControlStop: ParsableCommand {
     var mountpoint: String
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
         let attempt = "cannot stop the snapshot of \(mountpoint)"
+        let target = try MountTarget(mountpoint, attempt)
         let options = StopOptions(discard: discard)
         let meter = ProgressMeter()
         let report = try target.request(attempt) { client throws(ControlClientError) in

@@ -23,6 +23,12 @@ struct MountChecks {
         let canonicalPoint = try mountpoint.map { path throws(CommandFailure) in
             try canonicalDirectory(path, "\(attempt) at \(path): the mount point")
         }
+        // Before the daemon of that mount is told to be one that uses the source.
+        if let other = table.entries.first(where: { $0.isFusesnap && $0.source == canonicalSource }) {
+            throw CommandFailure(
+                "\(attempt): it is mounted already, at \(other.mountpoint); unmount that first with `fusesnap unmount"
+                    + " \(other.mountpoint)`")
+        }
         let checks = MountChecks(
             source: canonicalSource, mountpoint: canonicalPoint ?? canonicalSource,
             options: options,

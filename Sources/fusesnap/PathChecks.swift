@@ -57,7 +57,7 @@ struct PathChecks {
 
     private func mounted(_ point: String) -> Finding {
         do throws(CommandFailure) {
-            let status = try ControlStatus.status(of: try MountTarget(point))
+            let status = try ControlStatus.status(of: try MountTarget(point, "cannot look at \(point)"))
             if let reason = status.inexactReason {
                 return Finding(
                     "path", .problem, "\(point) is mounted, and its snapshot is not exact any more: \(reason)",
