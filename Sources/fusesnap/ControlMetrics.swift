@@ -63,6 +63,12 @@ struct Metrics {
         Family(name: "delta_limit_bytes", help: "What may be kept for a snapshot (--max-delta).", unit: "bytes") {
             $0.status?.deltaBytesMax.map { Double($0) }
         },
+        Family(name: "merge_bytes", help: "What the merge that goes on has to put in its place.", unit: "bytes") {
+            $0.status?.merge.map { Double($0.bytesTotal) }
+        },
+        Family(name: "merge_done_bytes", help: "What of that it has put there.", unit: "bytes") {
+            $0.status?.merge.map { Double($0.bytesDone) }
+        },
         Family(
             name: "snapshot_changed_areas", help: "Blocks, names and sets of attributes changed since the start."
         ) { $0.active.map { Double($0.changedAreas) } },

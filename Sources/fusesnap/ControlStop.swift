@@ -1,6 +1,5 @@
 internal import ArgumentParser
 internal import ControlSocket
-internal import Glibc
 
 struct ControlStop: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -22,6 +21,7 @@ struct ControlStop: ParsableCommand {
         let target = try MountTarget(mountpoint, attempt)
         let options = StopOptions(discard: discard)
         let meter = ProgressMeter()
+        defer { meter.end() }
         let report = try target.request(attempt) { client throws(ControlClientError) in
             if discard, try client.status().mode == Mode.preserve.rawValue {
                 throw .failure(
@@ -55,24 +55,6 @@ struct ControlStop: ParsableCommand {
     private static func text(_ report: StopReport) -> String {
         let size = ByteSize(bytes: report.deltaBytes).text
         return "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
-    }
-}
-
-/// How far a merge is, in one line of a terminal.
-struct ProgressMeter {
-    private let isTerminal = isatty(STDERR_FILENO) == 1
-
-    func show(_ progress: StopProgress) {
-        guard isTerminal, progress.bytesTotal > 0 else { return }
-        let percent = min(100, Int(Double(progress.bytesDone) / Double(progress.bytesTotal) * 100))
-        let bar = String(repeating: "#", count: percent / 4).padded(to: 25)
-        let total = ByteSize(bytes: progress.bytesTotal).text
-        StandardError.writeText("\rmerging [\(bar)] \(percent) % of \(total)  ")
-    }
-
-    /// Wipes the line.
-    func end() {
-        if isTerminal { StandardError.writeText("\r\u{1b}[K") }
     }
 }
 

@@ -23,7 +23,11 @@ struct StatusSummary {
             ("Mode", "\(status.mode), io=\(status.io)" + (status.ioRequested == "auto" ? " (auto)" : "")),
             ("State", stateText),
         ]
-        rows += status.state == .idle ? [] : snapshotRows(rates)
+        switch status.state {
+        case .idle: break
+        case .merging: rows += mergeRows(rates)
+        case .active, .overflowed: rows += snapshotRows(rates)
+        }
         if let stall = status.lastStallMicroseconds {
             rows.append(("Last stall", "\(stall / 1000).\(stall % 1000 / 100) ms"))
         }
@@ -38,18 +42,32 @@ struct StatusSummary {
         case .idle: "idle: no snapshot is active"
         case .active where status.inexactReason != nil: "active, but not exact any more"
         case .active: "active: the snapshot can be read"
-        case .merging: "merging: the snapshot ends"
+        case .merging: "merging: what changed since the start is put in its place"
         case .overflowed: "overflowed: the snapshot cannot be read any more; end it with `fusesnap ctl stop`"
         }
+    }
+
+    /// When the snapshot began.
+    private var startedRows: [(String, String)] {
+        guard let started = status.started else { return [] }
+        let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
+        return [("Started", started + age)]
+    }
+
+    /// Of a snapshot that ends: it cannot be read any more.
+    private func mergeRows(_ rates: StatusRates?) -> [(String, String)] {
+        var rows = startedRows
+        if let merge = status.merge {
+            rows.append(("Merged", MergeProgress(merge).text + rate(rates?.mergedBytes, isBytes: true)))
+        }
+        rows.append(("Delta", deltaText))
+        return rows
     }
 
     private func snapshotRows(_ rates: StatusRates?) -> [(String, String)] {
         var rows: [(String, String)] = []
         if let directory = status.snapshotDirectory { rows.append(("Snapshot", directory)) }
-        if let started = status.started {
-            let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
-            rows.append(("Started", started + age))
-        }
+        rows += startedRows
         if let lease = status.lease { rows.append(("Lease", text(lease))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))
@@ -103,6 +121,8 @@ struct StatusRates {
     let deltaBytes: Double
     let changedAreas: Double
     let snapshotBytesRead: Double
+    /// nil where no merge went on.
+    let mergedBytes: Double?
 
     /// From one status to a later one of the same snapshot; nil where they are of different ones.
     init?(from old: Status, to new: Status, after elapsed: Duration) {
@@ -114,6 +134,12 @@ struct StatusRates {
         deltaBytes = rate(\.deltaBytes)
         changedAreas = rate(\.changedAreas)
         snapshotBytesRead = rate(\.snapshotBytesRead)
+        mergedBytes =
+            if let before = old.merge, let after = new.merge {
+                max(0, Double(after.bytesDone) - Double(before.bytesDone)) / seconds
+            } else {
+                nil
+            }
     }
 }
 
