@@ -199,10 +199,9 @@ final class Controller: SnapshotController {
     ) -> ControlFailure {
         switch failure {
         case .isActive:
-            let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
+            let active = status()
             return ControlFailure(
-                .alreadyActive,
-                "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
+                .alreadyActive, ActiveAlready.text(since: active.started, active.lease, mountpoint))
         case .store(let error):
             return ControlFailure(.failed, "making its place in the store \(storePath): \(error)")
         case .freeze(let obstacle):

@@ -65,8 +65,7 @@ struct SnapshotStart {
         }
         if status.state == .idle { return }
         throw CommandFailure(
-            "\(attempt): one is active already\(status.started.map { ", since \($0)" } ?? ""); end it with"
-                + " `fusesnap ctl stop \(target.path)`")
+            "\(attempt): " + ActiveAlready.text(since: status.started, status.lease, target.path))
     }
 
     private func request(

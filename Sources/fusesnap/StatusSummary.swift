@@ -68,7 +68,7 @@ struct StatusSummary {
         var rows: [(String, String)] = []
         if let directory = status.snapshotDirectory { rows.append(("Snapshot", directory)) }
         rows += startedRows
-        if let lease = status.lease { rows.append(("Lease", text(lease))) }
+        if let lease = status.lease { rows.append(("Lease", lease.text(now: now))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))
         rows.append(
@@ -80,21 +80,6 @@ struct StatusSummary {
             rows.append(("Not watched", "changes of the source past the mount are not seen"))
         }
         return rows
-    }
-
-    /// What ends the snapshot by itself.
-    private func text(_ lease: Status.Lease) -> String {
-        var ends: [String] = []
-        if let process = lease.process {
-            ends.append("with " + ProcessIdentity.describe(process, lease.command))
-        } else if lease.connection == true {
-            ends.append("with the `fusesnap run` that began it")
-        }
-        if let expires = lease.expires {
-            let rest = Instant.seconds(expires).map { " (in \(Instant.span($0 - now)))" } ?? ""
-            ends.append("at \(expires)" + rest)
-        }
-        return "ends " + ends.joined(separator: ", or ")
     }
 
     private var deltaText: String {
@@ -113,6 +98,33 @@ struct StatusSummary {
     static func table(_ rows: [(String, String)]) -> String {
         let width = (rows.map(\.0.count).max() ?? 0) + 2
         return rows.map { "\($0.0):".padded(to: width) + $0.1 }.joined(separator: "\n")
+    }
+}
+
+extension Status.Lease {
+    /// What ends the snapshot by itself.
+    func text(now: Double = Instant.secondsNow) -> String {
+        var ends: [String] = []
+        if let process {
+            ends.append("with " + ProcessIdentity.describe(process, command))
+        } else if connection == true {
+            ends.append("with the `fusesnap run` that began it")
+        }
+        if let expires {
+            let rest = Instant.seconds(expires).map { " (in \(Instant.span($0 - now)))" } ?? ""
+            ends.append("at \(expires)" + rest)
+        }
+        return "ends " + ends.joined(separator: ", or ")
+    }
+}
+
+/// Why a snapshot cannot be started while another is active.
+enum ActiveAlready {
+    /// Where that ends by itself, a backup may be reading it.
+    static func text(since started: String?, _ lease: Status.Lease?, _ mountpoint: String) -> String {
+        let since = started.map { ", since \($0)" } ?? ""
+        let advice = lease.map { ", and \($0.text()): wait for that, or end it now with" } ?? "; end it with"
+        return "one is active already\(since)\(advice) `fusesnap ctl stop \(mountpoint)`"
     }
 }
 
