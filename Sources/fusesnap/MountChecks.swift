@@ -72,7 +72,9 @@ struct MountChecks {
         _ source: String, _ mountpoint: String?, in table: MountTable
     ) throws(CommandFailure) {
         let point = Paths.absolute(mountpoint ?? source)
-        guard table.mount(at: point)?.isAutomount == true, Paths.contains(point, Paths.absolute(source)) else { return }
+        guard table.mount(at: point)?.isAutomount == true, Paths.contains(point, Paths.absolute(source)) else {
+            return
+        }
         throw CommandFailure(
             "cannot mount \(source) at \(point): the source lies behind the automount (x-systemd.automount) that waits at"
                 + " \(point) for this mount; leave that option out, or mount at another place than the source's")

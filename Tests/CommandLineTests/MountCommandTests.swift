@@ -65,6 +65,18 @@ import Testing
         }
     }
 
+    @Test(
+        "the daemon in the background has a session of its own, without a terminal, and the root as its directory")
+    func session() throws {
+        try MountedSource.with { mount in
+            let stat = String(decoding: try Path("/proc/\(mount.daemon)/stat").contents(), as: UTF8.self)
+            let fields = try #require(stat.split(separator: ")").last).split(separator: " ")
+            #expect(fields[2] == "\(mount.daemon)" && fields[3] == "\(mount.daemon)", "group and session: \(stat)")
+            #expect(fields[4] == "0", "terminal: \(stat)")
+            #expect(try Path("/proc/\(mount.daemon)/cwd").readlink() == "/")
+        }
+    }
+
     @Test("unmount of a busy mount fails, says so, and all goes on")
     func busy() throws {
         try MountedSource.with { mount in
