@@ -66,7 +66,8 @@ import Testing
             // Whoever wants another is told that a backup is reading this one.
             for options in [[], ["--hook", "/bin/true"]] {
                 let other = try mount.runCommand(options, ["true"])
-                #expect(other.code == 125 && other.errors.contains("ends with process \(child.pid) (fusesnap): wait"))
+                #expect(other.code == 125, "\(other)")
+                #expect(other.errors.contains("ends with process \(child.pid) (fusesnap): wait"), "\(other)")
             }
             try tell(goOn)
             #expect(try child.wait(seconds: 30).code == 0)
