@@ -237,7 +237,8 @@ struct Daemon {
     private func removeAbortedMount() {
         do throws(CommandFailure) {
             guard try MountTable.current().mount(at: configuration.mountpoint)?.isFusesnap == true else { return }
-            try StaleMount(try MountTarget(configuration.mountpoint)).removeAborted()
+            let target = try MountTarget(configuration.mountpoint, "cannot unmount \(configuration.mountpoint)")
+            try StaleMount(target).removeAborted()
         } catch {
             Log.standard.error(error.message)
         }
