@@ -132,7 +132,7 @@ extension Redirect {
             return
         }
         for reference in inodes {
-for layer in stack.layers {
+            for layer in stack.layers {
                 if let file = try layer.files.existingFile(of: reference.key) {
                     try synchronizeData(file)
                 }

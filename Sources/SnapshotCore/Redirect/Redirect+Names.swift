@@ -164,12 +164,12 @@ extension Redirect {
         do throws(Errno) {
             let status = try FileStatus(of: opened)
             let reference = try source.reference(of: opened, status)
-            hasMade.store(true, ordering: .sequentiallyConsistent)
             try temporary.withCString { (old) throws(Errno) in
                 try reference.key.fileName.withCString { (new) throws(Errno) in
                     try LinuxSystem.rename(at: place, old, to: newFiles, new)
                 }
             }
+            didMakeName()
             at = (newFiles, reference.key.fileName)
             // The rename has changed its time of change, before anybody has seen it.
             let made = try FileStatus(of: opened)
@@ -179,6 +179,12 @@ extension Redirect {
             removeStray(at.0, at.1)
             throw error
         }
+    }
+
+    /// A name is in `newFiles`, and its record not yet in the journal: so the mark that covers that finds this noted. (Noted
+    /// before it is there, a mark in between would take the note and miss the name.)
+    private func didMakeName() {
+        hasMade.store(true, ordering: .sequentiallyConsistent)
     }
 
     private func removeStray(_ directory: Descriptor, _ name: FileName) {
@@ -265,7 +271,7 @@ extension Redirect {
     /// A file that was made without a name gets its place in the store. With `metadata` held, so that a merge does not
     /// take it for one that nothing names.
     private func keepTemporary(_ target: ChangeTarget) throws(Errno) {
-        hasMade.store(true, ordering: .sequentiallyConsistent)
+        defer { didMakeName() }
         do throws(Errno) {
             try target.key.fileName.withCString { (name) throws(Errno) in
                 try LinuxSystem.link(target.descriptor, at: newFiles, name)

@@ -70,16 +70,19 @@ package final class Redirect: Sendable {
     /// Inside the closed gate.
     func replaceStack(_ stack: LayerStack) { current.mutex.withLock { $0 = stack } }
 
-    /// Begins a layer: its directory and its journal's head. Nothing of it is durable yet.
+    /// Begins a layer: its directory and its journal's head. That is durable before anything else is in the layer, so that
+    /// a layer with something in it and an empty journal is known to be damaged.
     package static func makeLayer(
         _ number: UInt64, in store: Store, _ head: JournalHead, bytesMax: UInt64?
     ) throws(Errno) -> Layer {
         let directory = try store.makeLayer(number)
         do throws(Errno) {
+            let journal = try Journal(creatingIn: directory, head: head)
+            try journal.synchronize()
+            try LinuxSystem.synchronizeAll(directory)
             return Layer(
                 number: number, map: DeltaMap(isRedirect: true),
-                files: DeltaFiles(in: directory, bytesMax: bytesMax),
-                journal: try Journal(creatingIn: directory, head: head), head: head)
+                files: DeltaFiles(in: directory, bytesMax: bytesMax), journal: journal, head: head)
         } catch {
             do throws(Errno) { try store.removeLayer(number) } catch { /* The next mount finds it empty. */  }
             throw error

@@ -135,11 +135,24 @@ package struct RedirectRecovery {
         do throws(RecordError) {
             return try JournalScan.read(in: directory, path: path)
         } catch {
-            guard case .noHead = error,
-                try attempt("read", path, { () throws(Errno) in try isUnwritten(directory) })
-            else { throw error }
+            guard case .noHead = error else { throw error }
+            let wasWritten = try attempt("read", path) { () throws(Errno) -> Bool in
+                if try !isUnwritten(directory) { return true }
+                return try holdsOthers(directory)
+            }
+            if wasWritten { throw error }
             return nil
         }
+    }
+
+    /// Whether there is more in a layer's directory than its journal: that is made once the journal's head is durable.
+    private func holdsOthers(_ directory: Descriptor) throws(Errno) -> Bool {
+        var holdsOthers = false
+        var reader = DirectoryReader(try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY))
+        try reader.forEach { entry in
+            if !entry.isDot && !Journal.fileName.equals(entry.name) { holdsOthers = true }
+        }
+        return holdsOthers
     }
 
     /// Whether a journal holds nothing: a power cut came before its head was written, so nothing in it counts. One that
@@ -162,6 +175,7 @@ package struct RedirectRecovery {
         let map = DeltaMap(isRedirect: true)
         let isWhole = found.isOfThisBoot || found.isSealed
         try found.scan.replay(isWhole ? .all : .marked, device: source.device, into: map)
+        try expectFiles(of: map, found)
         let head = head(found.scan.head, found.number, continued: found.scan.head.isContinued)
         return try attempt("take up", store.layerPath(found.number)) { () throws(Errno) in
             let journal = try Journal(resuming: found.scan, in: found.directory)
@@ -176,6 +190,48 @@ package struct RedirectRecovery {
                     makeDurable: { () throws(Errno) in try synchronizeFileSystem(found.directory) }, head: head)
             }
             return layer
+        }
+    }
+
+    /// Throws where a file is not there that the map speaks of, or is too short: that would be served as zeros.
+    private func expectFiles(of map: DeltaMap, _ found: Found) throws(RecordError) {
+        let path = store.layerPath(found.number)
+        for record in map.records {
+            let (lastRun, isNew) = record.contents.withLock { contents -> (Range<UInt64>?, Bool) in
+                let links = contents.attributes?.status.links ?? contents.links?.count ?? 0
+                return (contents.blocks.runs.last, contents.place == .store && links > 0)
+            }
+            let name = record.key.fileName
+            if let lastRun {
+                guard let status = try status(of: name, in: found.directory, path) else {
+                    throw .incomplete(file: "\(path)/\(name)", problem: "is not there")
+                }
+                // Of the last block at least one byte was written.
+                if status.size <= RecordLimits.offset(ofBlock: lastRun.upperBound - 1) {
+                    throw .incomplete(
+                        file: "\(path)/\(name)", problem: "has only \(status.size) bytes, which are too few")
+                }
+            }
+            // A merge takes the new files of a sealed layer away.
+            if !isNew || found.isSealed { continue }
+            let isThere = try attempt("look for \(name) in", store.newPath) { () throws(Errno) in
+                try store.hasNew(name)
+            }
+            if !isThere {
+                throw .incomplete(file: "\(store.newPath)/\(name)", problem: "is not there")
+            }
+        }
+    }
+
+    private func status(
+        of name: FileName, in directory: Descriptor, _ path: String
+    ) throws(RecordError) -> FileStatus? {
+        try attempt("look for \(name) in", path) { () throws(Errno) in
+            do throws(Errno) {
+                return try name.withCString { (name) throws(Errno) in try FileStatus(at: directory, name) }
+            } catch .noSuchFileOrDirectory {
+                return nil
+            }
         }
     }
 

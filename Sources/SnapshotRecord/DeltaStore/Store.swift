@@ -33,6 +33,7 @@ package final class Store: Sendable {
     let directory: Descriptor
     /// The directory `.fusesnap` of the source: the store itself, unless that is elsewhere.
     let companion: Descriptor
+    private let companionPath: String
     /// What must not be seen in the mount.
     package let hidden: [InodeKey]
     private let locks: [Descriptor]
@@ -77,6 +78,7 @@ package final class Store: Sendable {
             locks = [try Self.takeLock(in: own, path: defaultPath)]
             try Self.checkFormat(of: own, path: defaultPath, sourcePath: sourcePath, identity)
         }
+        companionPath = companion === directory ? self.path : defaultPath
         hidden = try Self.attempt("read the attributes of", self.path) {
             [companion, directory] () throws(Errno) -> [InodeKey] in
             // On another device the same number means another file.
@@ -227,7 +229,8 @@ package final class Store: Sendable {
             let count = try readFully(opened, into: room, at: 0)
             return String(decoding: room[..<count], as: UTF8.self)
         }
-        if found.isEmpty {
+        // Written in part: by a daemon, or a machine, that ended while it made the store.
+        if expected.hasPrefix(found) && found != expected || found.utf8.allSatisfy({ $0 == 0 }) {
             try attempt("write", file) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
@@ -309,6 +312,21 @@ package final class Store: Sendable {
     package func removeLayer(_ number: UInt64) throws(Errno) {
         try removeJournal(number)
         _ = try removeTree(at: directory, Self.layerName(number))
+    }
+
+    /// The path of the directory of new files, for messages.
+    package var newPath: String { "\(companionPath)/\(Self.newName)" }
+
+    /// Whether there is a new file of that name.
+    package func hasNew(_ name: FileName) throws(Errno) -> Bool {
+        try FileName("\(Self.newName)/\(name)").withCString { (path) throws(Errno) in
+            do throws(Errno) {
+                _ = try FileStatus(at: companion, path)
+                return true
+            } catch .noSuchFileOrDirectory {
+                return false
+            }
+        }
     }
 
     /// Removes one name where new files are made, with what is below it.
