@@ -47,6 +47,14 @@ package func extendedAttributeNames(
     }
 }
 
+/// listxattr(2): all names.
+package func extendedAttributeNames(_ descriptor: Descriptor) throws(Errno) -> [FileName] {
+    let bytes = try growing { (buffer) throws(Errno) -> Int in
+        try extendedAttributeNames(descriptor, into: buffer)
+    }
+    return bytes.split(separator: 0).map { FileName(bytes: $0) }
+}
+
 /// All extended attributes of an inode, by name.
 package struct ExtendedAttributes: Sendable, Equatable {
     package var values: [FileName: [UInt8]] = [:]
@@ -78,16 +86,13 @@ package func allExtendedAttributes(
     _ descriptor: Descriptor
 ) throws(Errno) -> ExtendedAttributes {
     var attributes = ExtendedAttributes()
-    let names: [UInt8]
+    let names: [FileName]
     do throws(Errno) {
-        names = try growing { (buffer) throws(Errno) -> Int in
-            try extendedAttributeNames(descriptor, into: buffer)
-        }
+        names = try extendedAttributeNames(descriptor)
     } catch .notSupported {
         return attributes
     }
-    for bytes in names.split(separator: 0) {
-        let name = FileName(bytes: bytes)
+    for name in names {
         do throws(Errno) {
             attributes.values[name] = try growing { (buffer) throws(Errno) -> Int in
                 try name.withCString { (string) throws(Errno) -> Int in
