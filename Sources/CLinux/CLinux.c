@@ -67,6 +67,14 @@ int cl_statx(int directory, const char *path, int flags, struct cl_status *statu
 	return 0;
 }
 
+int cl_is_protected(int descriptor)
+{
+	struct statx raw;
+	if (statx(descriptor, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW, 0, &raw) != 0)
+		return -1;
+	return (raw.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0;
+}
+
 struct handle_room {
 	struct file_handle header;
 	uint8_t bytes[MAX_HANDLE_SZ];

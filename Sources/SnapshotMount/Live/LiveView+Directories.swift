@@ -18,7 +18,8 @@ extension LiveView {
     }
 
     /// Where the names begin of which the layers of a redirect say something: behind all positions that file systems
-    /// give (ext4 has hashes of 63 bits, but not of the highest values).
+    /// give (ext4 has hashes of 63 bits, but not of the highest values), but for the highest, which ext4 and btrfs give for
+    /// the end.
     private static let redirectedStart: Int64 = 0x7fff_ffff_0000_0000
 
     func readDirectory(
@@ -28,13 +29,16 @@ extension LiveView {
         directory.lock.lock()
         defer { directory.lock.unlock() }
         let reference = try reference(of: node)
-        if offset == 0 {
+        if offset == 0 || !directory.hasBegun {
+            directory.hasBegun = true
             directory.redirected = lifecycle.redirect?.entries(of: reference.key) ?? [:]
-            directory.redirectedNames = Array(directory.redirected.keys)
+            // In the same order for each handle, as far as the names are the same.
+            directory.redirectedNames = directory.redirected.keys.sorted { $0.bytes.lexicographicallyPrecedes($1.bytes) }
         }
         if offset >= Self.redirectedStart {
-            return try addRedirected(
-                node, directory, from: Int(offset - Self.redirectedStart), &buffer, isEmpty: true)
+            // The last value is a file system's own, for the end of what it lists.
+            let start = offset == .max ? 0 : Int(offset - Self.redirectedStart)
+            return try addRedirected(node, directory, from: start, &buffer, isEmpty: true)
         }
         try directory.reader.seek(to: offset)
         // In a file system mounted below the source the store's inode numbers mean other files.

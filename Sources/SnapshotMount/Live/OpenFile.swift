@@ -99,6 +99,8 @@ final class OpenDirectory: @unchecked Sendable {
     let descriptor: Descriptor
     let lock = Monitor()
     var reader: DirectoryReader
+    /// Whether a listing has begun, be it in the middle: a position may be another handle's (telldir, NFS).
+    var hasBegun = false
     /// The names of which the layers of a redirect said something when the listing began, and in which order they come.
     var redirected: [FileName: RecordedEntry] = [:]
     var redirectedNames: [FileName] = []
