@@ -11,7 +11,9 @@ package func setExtendedAttribute(
     _ flags: Int32
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { setxattr(path, name, value.baseAddress, value.count, flags) }
+        try Steps.step("setxattr") { () throws(Errno) -> Void in
+            try checked { setxattr(path, name, value.baseAddress, value.count, flags) }
+        }
     }
 }
 
@@ -20,7 +22,7 @@ package func removeExtendedAttribute(
     _ descriptor: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { removexattr(path, name) }
+        try Steps.step("removexattr") { () throws(Errno) -> Void in try checked { removexattr(path, name) } }
     }
 }
 

@@ -104,9 +104,9 @@ package func isProtected(_ descriptor: Descriptor) throws(Errno) -> Bool {
 
 /// The number by which the kind of a file system is known: fstatfs(2).
 package func fileSystemType(of descriptor: Descriptor) throws(Errno) -> UInt32 {
-    var status = statfs()
-    try checked { fstatfs(descriptor.raw, &status) }
-    return UInt32(truncatingIfNeeded: status.f_type)
+    var type: UInt32 = 0
+    try checked { cl_file_system_type(descriptor.raw, &type) }
+    return type
 }
 
 extension Timestamp {

@@ -45,6 +45,8 @@ package final class Redirect: Sendable {
     let templates = Mutex<[TemplateDirectory: Descriptor]>([:])
     /// Whether every directory gives its group to what is made in it; nil until that is needed.
     let givesGroups = Mutex<Bool?>(nil)
+    /// Whether a name was made in `newFiles` since these were made durable; true at first, for what was there before.
+    let hasMade = Atomic<Bool>(true)
     /// Names in `newFiles` that stand for no inode of the map.
     let nameless = Atomic<UInt64>(0)
 

@@ -119,10 +119,13 @@ package struct RedirectRecovery {
             guard scan.head.source == source.rootReference.key else {
                 throw .damaged(file: path + "/journal", offset: 0, problem: "it is of another source")
             }
+            let isOfThisBoot = scan.head.boot == boot
+            if isOfThisBoot, case .torn(let offset) = scan.end, !scan.isUnfinished {
+                // Nothing but a record that was being written can be torn by a kill.
+                throw .damaged(file: path + "/journal", offset: offset, problem: "a record in it is damaged")
+            }
             found.append(
-                Found(
-                    number: number, directory: directory, scan: scan,
-                    isOfThisBoot: scan.head.boot == boot))
+                Found(number: number, directory: directory, scan: scan, isOfThisBoot: isOfThisBoot))
         }
         return found
     }
@@ -158,7 +161,7 @@ package struct RedirectRecovery {
     private func load(_ found: Found) throws(RecordError) -> Layer {
         let map = DeltaMap(isRedirect: true)
         let isWhole = found.isOfThisBoot || found.isSealed
-        try found.scan.replay(isWhole ? .all : .marked, into: map)
+        try found.scan.replay(isWhole ? .all : .marked, device: source.device, into: map)
         let head = head(found.scan.head, found.number, continued: found.scan.head.isContinued)
         return try attempt("take up", store.layerPath(found.number)) { () throws(Errno) in
             let journal = try Journal(resuming: found.scan, in: found.directory)
@@ -170,7 +173,7 @@ package struct RedirectRecovery {
                 try zeroTails(layer)
                 try journal.compact(
                     dump: { (emit) throws(Errno) in try map.forEachChange(emit) },
-                    makeDurable: { () throws(Errno) in try checked { syncfs(found.directory.raw) } }, head: head)
+                    makeDurable: { () throws(Errno) in try synchronizeFileSystem(found.directory) }, head: head)
             }
             return layer
         }

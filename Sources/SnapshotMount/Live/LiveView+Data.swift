@@ -397,10 +397,12 @@ extension LiveView {
         var done = 0
         while done < data.count {
             do throws(Errno) {
-                done += try checked {
-                    pwrite(
-                        descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
-                        Int(offset) + done)
+                done += try Steps.step("write") { () throws(Errno) in
+                    try checked {
+                        pwrite(
+                            descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
+                            Int(offset) + done)
+                    }
                 }
             } catch  where done > 0 {
                 return done
@@ -410,7 +412,7 @@ extension LiveView {
     }
 
     func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {
-        try checked { dataOnly ? fdatasync(descriptor.raw) : fsync(descriptor.raw) }
+        try dataOnly ? synchronizeData(descriptor) : synchronizeAll(descriptor)
     }
 
     func allocate(
@@ -455,8 +457,8 @@ extension LiveView {
             var from = Int(offset)
             var to = Int(newOffset)
             let writer = try output.writer(target.descriptor)
-            let count = try checked {
-                copy_file_range(reader.raw, &from, writer.raw, &to, length, 0)
+            let count = try Steps.step("copy") { () throws(Errno) in
+                try checked { copy_file_range(reader.raw, &from, writer.raw, &to, length, 0) }
             }
             didChangeData(output)
             return count
