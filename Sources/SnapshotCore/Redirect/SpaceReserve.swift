@@ -1,7 +1,7 @@
 internal import Glibc
 internal import LinuxSystem
 internal import SnapshotRecord
-internal import SystemPackage
+package import SystemPackage
 
 // While changes are redirected nothing that applications remove gives space back, so that a full file system stays full
 // until the merge; and the merge needs some: the next layer and its journal, blocks of directories. That much is kept in
