@@ -292,7 +292,9 @@ extension LiveView {
                 let opened = try openedAnew(context, made, node, flags)
                 return (reply(node, status), opened)
             }
-            return try change(makeOwn) { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+            return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+                try makeOwn(snapshot)
+            } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
                 if isElsewhere(directory) { return try makeOwn(nil) }
                 let (made, status, reference) = try redirect.make(in: directory, name, make)
                 let node = try nodes.remember(reference, parent: parent, name, at: nodes.moment)
@@ -348,7 +350,9 @@ extension LiveView {
             nodes.pin(try reference(of: node), made) { openFiles.descriptor(of: $0) }
             return (reply(node, status), opened)
         }
-        return try change(makeOwn) { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+        return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+            try makeOwn(snapshot)
+        } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
             if isElsewhere(target) { return try makeOwn(nil) }
             let (made, status, reference) = try redirect.makeTemporary(
                 in: target, mayGetName: exclusive == 0, make)

@@ -68,7 +68,9 @@ extension LiveView {
             }
             return try entry(parent, directory.descriptor, name)
         }
-        return try change(makeOwn) { (redirect) throws(Errno) -> EntryReply in
+        return try change { (snapshot) throws(Errno) -> EntryReply in
+            try makeOwn(snapshot)
+        } redirected: { (redirect) throws(Errno) -> EntryReply in
             if isElsewhere(directory) { return try makeOwn(nil) }
             let made = try redirect.make(in: directory, name) { (place, temporary) throws(Errno) -> Descriptor? in
                 try assume(context)
@@ -133,7 +135,9 @@ extension LiveView {
                 inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)
         }
-        return try change(linkOwn) { (redirect) throws(Errno) -> EntryReply in
+        return try change { (snapshot) throws(Errno) -> EntryReply in
+            try linkOwn(snapshot)
+        } redirected: { (redirect) throws(Errno) -> EntryReply in
             // Between file systems it fails, as it must.
             if isElsewhere(directory) || isElsewhere(inode) { return try linkOwn(nil) }
             try redirect.link(inode, in: directory, newName)
