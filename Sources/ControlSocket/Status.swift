@@ -58,8 +58,10 @@ package struct Status: Codable, Sendable, Equatable {
     package var deltaBytesMax: UInt64?
     /// nil where only a stop ends the snapshot, or none is active.
     package var lease: Lease?
-    /// How far the merge is; nil where the state is another.
+    /// How far the merge is, while `state` is merging.
     package var merge: StopProgress?
+    /// Why the last merge did not come to its end; the next stop tries again.
+    package var mergeProblem: String?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -91,6 +93,7 @@ package struct Status: Codable, Sendable, Equatable {
 
     enum CodingKeys: String, CodingKey {
         case schema, pid, version, source, mountpoint, mode, state, started, lease, merge
+        case mergeProblem = "merge_problem"
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -128,5 +131,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
         try fields.encodeIfPresent(lease, forKey: .lease)
         try fields.encodeIfPresent(merge, forKey: .merge)
+        try fields.encodeIfPresent(mergeProblem, forKey: .mergeProblem)
     }
 }

@@ -13,11 +13,12 @@ package import SystemPackage
 package struct OverlayView: Sendable {
     package let source: SourceTree
     package let map: DeltaMap
-    package let store: DeltaStore
+    /// nil where nothing is stored, the map knowing only what is lost.
+    package let store: DeltaStore?
     let locations: LocationTable
 
     init(
-        source: SourceTree, map: DeltaMap, store: DeltaStore, locations: LocationTable
+        source: SourceTree, map: DeltaMap, store: DeltaStore?, locations: LocationTable
     ) {
         self.source = source
         self.map = map
@@ -96,7 +97,7 @@ package struct OverlayView: Sendable {
     ) throws(Errno) -> Descriptor {
         if source.usesHandles { return try source.open(reference, flags) }
         let place = map.record(of: reference.key)?.contents.withLock { $0.place }
-        if place == .graveyard { return try store.openGrave(reference.key, flags) }
+        if place == .graveyard, let store { return try store.openGrave(reference.key, flags) }
         let moved = try locations.open(reference.key, root: source.root)
         let found = if let moved { moved } else { try find() }
         guard InodeKey(try FileStatus(of: found)) == reference.key else {

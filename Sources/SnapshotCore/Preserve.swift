@@ -32,39 +32,34 @@ package struct ChangeTarget {
 /// Every method is called by an operation that has passed the gate, before that operation changes the primary.
 /// Safe for use by all threads.
 package final class Preserve: Sendable {
-    package let source: SourceTree
-    package let map = DeltaMap()
+    /// What the snapshot shows, and whether it still holds.
+    package let cut: SnapshotCut
     package let store: DeltaStore
-    package let end = SnapshotEnd()
-    let locations = LocationTable()
     private let credentials: Credentials
     /// Files whose originals are being read.
     private let readers = DescriptorCache<InodeKey>(capacity: 64)
     /// Whether the graveyard is there: a grave counts as a link.
     fileprivate let hasGraves = Atomic<Bool>(true)
-    /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
-    private let didBecomeInexact: @Sendable (String) -> Void
 
     package init(
         source: SourceTree, store: DeltaStore, credentials: Credentials,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
-        self.source = source
+        cut = SnapshotCut(source: source, store: store, didBecomeInexact: didBecomeInexact)
         self.store = store
         self.credentials = credentials
-        self.didBecomeInexact = didBecomeInexact
     }
 
-    package var overlay: OverlayView {
-        OverlayView(source: source, map: map, store: store, locations: locations)
-    }
+    package var source: SourceTree { cut.source }
+    package var map: DeltaMap { cut.map }
+    package var end: SnapshotEnd { cut.end }
+    var locations: LocationTable { cut.locations }
+    package var overlay: OverlayView { cut.overlay }
 
     static let overBound = "the store would grow over its bound (--max-delta)"
 
-    /// Gives the snapshot up: its reads fail from now on, and nothing more is stored for it.
-    package func becomeInexact(_ why: String) {
-        if end.becomeInexact(why) { didBecomeInexact(why) }
-    }
+    /// `SnapshotCut.becomeInexact`.
+    package func becomeInexact(_ why: String) { cut.becomeInexact(why) }
 
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
     func record(of reference: InodeReference) -> InodeRecord? {
@@ -73,24 +68,6 @@ package final class Preserve: Sendable {
             !record.contents.withLock({ $0.isLost })
         else { return nil }
         return record
-    }
-
-    /// After an inode has been changed beside the mount, by `what`: what the record does not hold of it is lost, and
-    /// reads of that fail from now on. Nothing, where the record holds it all. `marks` false: the snapshot is not marked
-    /// before such a read, since the inode may not belong to it.
-    package func didChangeBeside(_ key: InodeKey, marks: Bool = true, _ what: @autoclosure () -> String) {
-        guard end.isRecording, let record = map.recordForChange(of: key) else { return }
-        let isNew = record.contents.withLock { contents in
-            if contents.isLost || contents.isWhole { return false }
-            contents.isLost = true
-            return true
-        }
-        if isNew && marks { becomeIncomplete(what()) }
-    }
-
-    /// Marks the snapshot inexact, though its reads go on where they can.
-    package func becomeIncomplete(_ why: String) {
-        if end.becomeIncomplete(why) { didBecomeInexact(why) }
     }
 
     /// Runs what stores an original, as the daemon's own user. Failing, it makes the snapshot inexact.

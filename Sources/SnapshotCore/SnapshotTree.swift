@@ -14,9 +14,9 @@ package struct SnapshotTree: Sendable {
     package let overlay: OverlayView
     private let end: SnapshotEnd
 
-    package init(_ preserve: Preserve) {
-        overlay = preserve.overlay
-        end = preserve.end
+    package init(_ cut: SnapshotCut) {
+        overlay = cut.overlay
+        end = cut.end
     }
 
     private func checked<Result>(

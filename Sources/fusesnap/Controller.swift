@@ -1,6 +1,7 @@
 import ControlSocket
 import Glibc
 import LinuxSystem
+import SnapshotCore
 import SnapshotMount
 import SnapshotRecord
 import Synchronization
@@ -202,6 +203,15 @@ final class Controller: SnapshotController {
             let active = status()
             return ControlFailure(
                 .alreadyActive, ActiveAlready.text(since: active.started, active.lease, mountpoint))
+        case .isMerging:
+            return ControlFailure(
+                .alreadyActive,
+                "the changes of the last one are still being merged; see `fusesnap ctl status \(mountpoint)`")
+        case .isUnmerged(let error):
+            return ControlFailure(
+                .failed,
+                "the changes of the last one could not be merged (\(error)); try again with `fusesnap ctl stop"
+                    + " \(mountpoint)`")
         case .store(let error):
             return ControlFailure(.failed, "making its place in the store \(storePath): \(error)")
         case .freeze(let obstacle):
@@ -213,14 +223,14 @@ final class Controller: SnapshotController {
     func stop(
         _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
     ) throws(ControlFailure) -> StopReport {
-        if options.discard {
+        if options.discard, configuration.mode == .preserve {
             throw ControlFailure(
                 .badRequest,
                 "--discard is for mounts in redirect mode; this one preserves, and its live files are"
                     + " never set back")
         }
         return try active.withLock { (active) throws(ControlFailure) in
-            let ended = try stop(options.snapshot)
+            let ended = try options.discard ? discard() : stop(options.snapshot, progress)
             defer {
                 active?.lease?.cancel()
                 active = nil
@@ -229,13 +239,45 @@ final class Controller: SnapshotController {
         }
     }
 
-    private func stop(_ snapshot: UInt64?) throws(ControlFailure) -> SnapshotLifecycle.Ended {
+    private func discard() throws(ControlFailure) -> SnapshotLifecycle.Ended {
         do throws(Errno) {
-            let ended = try lifecycle.stop(only: snapshot)
+            let ended = try lifecycle.discard()
             ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
             return ended
         } catch {
             if error == .noData { throw notActive }
+            if error == .resourceBusy {
+                throw ControlFailure(
+                    .refused,
+                    "the snapshot has ended, and its changes are being merged: they cannot be thrown away any more"
+                )
+            }
+            throw ControlFailure(.failed, "the changes could not be thrown away: \(error); nothing has changed")
+        }
+    }
+
+    private func stop(
+        _ snapshot: UInt64?, _ progress: @escaping @Sendable (StopProgress) -> Void
+    ) throws(ControlFailure) -> SnapshotLifecycle.Ended {
+        do throws(Errno) {
+            let ended = try lifecycle.stop(only: snapshot) { done in
+                progress(StopProgress(bytesDone: done.bytesDone, bytesTotal: done.bytesTotal))
+            }
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
+            return ended
+        } catch {
+            if error == .noData { throw notActive }
+            if lifecycle.summary != nil {
+                throw ControlFailure(
+                    .failed,
+                    "the changes could not be made durable in \(storePath): \(error); the snapshot goes on")
+            }
+            if lifecycle.redirect != nil {
+                throw ControlFailure(
+                    .failed,
+                    "the snapshot has ended, but its changes could not all be merged into \(configuration.source):"
+                        + " \(error). Nothing is lost, and applications go on; mend that, then stop again")
+            }
             throw ControlFailure(
                 .failed,
                 "the snapshot has ended, but what it stored in \(storePath) could not be removed:"
@@ -276,7 +318,7 @@ final class Controller: SnapshotController {
             if let summary {
                 summary.isOverflowed ? .overflowed : .active
             } else {
-                .idle
+                lifecycle.redirect == nil ? .idle : .merging
             }
         var status = Status(
             pid: getpid(), version: Version.text, source: configuration.source,
@@ -289,12 +331,19 @@ final class Controller: SnapshotController {
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
             sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
             snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
+        if state == .merging {
+            status.merge = lifecycle.mergeProgress.map {
+                StopProgress(bytesDone: $0.bytesDone, bytesTotal: $0.bytesTotal)
+            }
+            status.mergeProblem = lifecycle.mergeProblem.map { "\($0)" }
+        }
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         return status
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {
         let wasActive = lifecycle.summary != nil
+        if configuration.mode == .redirect { try mergeBeforeUnmount() }
         if let problem = Unmounting.unmount(mountpoint) {
             throw ControlFailure(problem.isBusy ? .busy : .failed, problem.message)
         }
@@ -304,6 +353,23 @@ final class Controller: SnapshotController {
             // None was active; or its files could not be removed, which the next mount tries again.
         }
         return UnmountReport(endedSnapshot: wasActive)
+    }
+
+    /// Applications get what they wrote: first the source has it all.
+    private func mergeBeforeUnmount() throws(ControlFailure) {
+        do throws(Errno) {
+            if lifecycle.summary != nil {
+                _ = try lifecycle.stop()
+            } else {
+                try lifecycle.finishMerge()
+            }
+        } catch {
+            if error == .noData { return }
+            throw ControlFailure(
+                .failed,
+                "the changes since the snapshot's start could not be merged into \(configuration.source): \(error)."
+                    + " Nothing is lost; the mount stays")
+        }
     }
 }
 

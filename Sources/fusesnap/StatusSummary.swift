@@ -42,6 +42,8 @@ struct StatusSummary {
         case .idle: "idle: no snapshot is active"
         case .active where status.inexactReason != nil: "active, but not exact any more"
         case .active: "active: the snapshot can be read"
+        case .merging where status.mergeProblem != nil:
+            "merging failed (\(status.mergeProblem ?? "")): nothing is lost; try again with `fusesnap ctl stop`"
         case .merging: "merging: what changed since the start is put in its place"
         case .overflowed: "overflowed: the snapshot cannot be read any more; end it with `fusesnap ctl stop`"
         }

@@ -150,7 +150,7 @@ import Testing
             let key = InodeKey(inode: 1, birth: 2)
             let source = Descriptor(owning: dup(file.raw))
             try delta.storeOriginal(of: key, from: source, 4096..<2 << 20)
-            let deltaFile = try delta.file(of: key, create: false)
+            let deltaFile = try delta.files.file(of: key, createFor: nil)
             let stored = File(raw: withExtendedLifetime(deltaFile) { dup(deltaFile.raw) })
             #expect(try stored.read(4096, at: 4096) == Array(bytes(8192)[4096...]))
             #expect(try stored.read(4096, at: 1 << 20) == bytes(4096, seed: 2))

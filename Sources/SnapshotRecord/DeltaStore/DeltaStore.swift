@@ -9,21 +9,18 @@ internal import Synchronization
 /// Safe for use by all threads; two that write one inode's delta file must keep apart (`InodeRecord.firstChange`).
 package final class DeltaStore: Sendable {
     private let store: Store
-    private let directory: Descriptor
+    package let files: DeltaFiles
     private let graveyard: Descriptor
-    private let files = DescriptorCache<InodeKey>(capacity: RecordLimits.openDeltaFilesMax)
-    private let bytes = Atomic<UInt64>(0)
-    /// Those of `bytes` that lie in the graveyard, and still count in their owners' quotas.
+    /// Of the bytes stored those that lie in the graveyard, and still count in their owners' quotas.
     private let buried = Atomic<UInt64>(0)
-    /// What `bytes` was when its space was given back.
+    /// What was stored when its space was given back.
     private let peak = Atomic<UInt64>(0)
-    private let bytesMax: UInt64
 
     /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored.
     package init(in store: Store, bytesMax: UInt64?) throws(Errno) {
         self.store = store
-        self.bytesMax = bytesMax ?? .max
-        directory = try Self.makeEmpty(Store.snapshotName, in: store.directory)
+        files = DeltaFiles(
+            in: try Self.makeEmpty(Store.snapshotName, in: store.directory), bytesMax: bytesMax)
         graveyard = try Self.makeEmpty(Store.graveyardName, in: store.companion)
     }
 
@@ -38,27 +35,10 @@ package final class DeltaStore: Sendable {
     }
 
     /// Bytes stored: originals copied, and those that lie in the graveyard.
-    package var storedBytes: UInt64 { bytes.load(ordering: .relaxed) }
+    package var storedBytes: UInt64 { files.storedBytes }
 
     /// The most that was stored: it grows until all of it is given back.
     package var peakBytes: UInt64 { max(storedBytes, peak.load(ordering: .relaxed)) }
-
-    /// Counts `number` bytes in; throws ENOSPC where that is over the bound.
-    package func reserve(_ number: UInt64) throws(Errno) {
-        let (_, sum) = bytes.add(number, ordering: .relaxed)
-        if sum > bytesMax { throw .noSpace }
-    }
-
-    /// The delta file of an inode, made where `create` says so.
-    package func file(of key: InodeKey, create: Bool) throws(Errno) -> Descriptor {
-        if let open = files.descriptor(for: key) { return open }
-        let flags = O_RDWR | (create ? O_CREAT : 0)
-        let opened = try key.fileName.withCString { (name) throws(Errno) in
-            try Descriptor.open(at: directory, name, flags, mode: 0o600)
-        }
-        files.keep(opened, for: key)
-        return opened
-    }
 
     // MARK: Originals
 
@@ -84,9 +64,9 @@ package final class DeltaStore: Sendable {
         of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool
     ) throws(Errno) {
         // A clone takes no space by itself, and what will be written to the live file nobody sees: it is not counted.
-        if clones { return try cloneRange(source, to: try file(of: key, create: true), range) }
-        try reserve(UInt64(range.count))
-        let target = try file(of: key, create: true)
+        if clones { return try cloneRange(source, to: try target(of: key), range) }
+        try files.reserve(UInt64(range.count))
+        let target = try target(of: key)
         if range.count >= RecordLimits.cloneBytesMin, clone(source, to: target, range) { return }
         var at = range.lowerBound
         while at < range.upperBound {
@@ -97,6 +77,10 @@ package final class DeltaStore: Sendable {
             try writeFully(target, UnsafeRawBufferPointer(rebasing: buffer[..<count]), at: at)
             at += Int64(count)
         }
+    }
+
+    private func target(of key: InodeKey) throws(Errno) -> Descriptor {
+        try files.file(of: key, createFor: (geteuid(), getegid()))
     }
 
     private func clone(_ source: Descriptor, to target: Descriptor, _ range: Range<Int64>) -> Bool {
@@ -132,7 +116,7 @@ package final class DeltaStore: Sendable {
     }
 
     private func countBuried(_ number: UInt64) {
-        bytes.add(number, ordering: .relaxed)
+        files.count(number)
         buried.add(number, ordering: .relaxed)
     }
 
@@ -140,7 +124,7 @@ package final class DeltaStore: Sendable {
     package var buriedBytes: UInt64 { buried.load(ordering: .relaxed) }
 
     /// Whether more is stored than allowed.
-    package var isOverBound: Bool { storedBytes > bytesMax }
+    package var isOverBound: Bool { files.isOverBound }
 
     /// Opens an inode in the graveyard: for a source without file handles.
     package func openGrave(_ key: InodeKey, _ flags: Int32) throws(Errno) -> Descriptor {
@@ -151,10 +135,10 @@ package final class DeltaStore: Sendable {
 
     /// Gives the space of delta files and graveyard back.
     package func discard() throws(Errno) {
-        files.removeAll()
+        files.releaseDescriptors()
         _ = try removeTree(at: store.directory, Store.snapshotName)
         _ = try removeTree(at: store.companion, Store.graveyardName)
-        peak.max(bytes.exchange(0, ordering: .relaxed), ordering: .relaxed)
+        peak.max(files.releaseAll(), ordering: .relaxed)
         buried.store(0, ordering: .relaxed)
     }
 }

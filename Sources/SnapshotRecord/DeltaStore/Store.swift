@@ -14,20 +14,26 @@ package enum StoreError: Error {
 /// the source's own device.
 ///
 /// Layout: `format` (what this is and of which source), `lock` (held while in use), `snapshot/` (delta files of the
-/// active snapshot, by inode). The graveyard is `SOURCE/.fusesnap/graveyard/`; where the store is elsewhere, that
-/// directory holds nothing else. Everything is readable by the daemon's user only.
+/// active snapshot, by inode). The graveyard is `SOURCE/.fusesnap/graveyard/`. In redirect `layer-N/` (delta files and
+/// journal of layer N), and always in the source `new/` (files made since the cut) and `staging/` (what a merge is
+/// moving). Where the store is elsewhere, the source's directory holds only what must be there. Everything is readable by
+/// the daemon's user only.
 package final class Store: Sendable {
     package static let defaultName = FileName(".fusesnap")
     private static let formatName = FileName("format")
     private static let lockName = FileName("lock")
     static let snapshotName = FileName("snapshot")
     static let graveyardName = FileName("graveyard")
+    private static let newName = FileName("new")
+    private static let stagingName = FileName("staging")
+    private static let layerPrefix = "layer-"
 
     package let path: String
     /// The store's own directory.
     let directory: Descriptor
     /// The directory `.fusesnap` of the source: the store itself, unless that is elsewhere.
     let companion: Descriptor
+    private let companionPath: String
     /// What must not be seen in the mount.
     package let hidden: [InodeKey]
     private let locks: [Descriptor]
@@ -72,6 +78,7 @@ package final class Store: Sendable {
             locks = [try Self.takeLock(in: own, path: defaultPath)]
             try Self.checkFormat(of: own, path: defaultPath, sourcePath: sourcePath, identity)
         }
+        companionPath = companion === directory ? self.path : defaultPath
         hidden = try Self.attempt("read the attributes of", self.path) {
             [companion, directory] () throws(Errno) -> [InodeKey] in
             // On another device the same number means another file.
@@ -104,13 +111,17 @@ package final class Store: Sendable {
     /// Removes what an idle store leaves and its directories, if this process made them and nothing else is in them.
     package func close() {
         do throws(Errno) {
+            // What is not merged is taken up by the next mount.
+            guard try layerNumbers().isEmpty else { return }
             let times = try FileStatus(of: source)
             let leftovers = [
                 (directory, Self.formatName), (directory, Self.lockName),
                 (companion, Self.formatName), (companion, Self.lockName),
             ]
             for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
-            try removeIfPresent(companion, Self.graveyardName, AT_REMOVEDIR)
+            for name in [Self.graveyardName, Self.newName, Self.stagingName] {
+                try removeIfPresent(companion, name, AT_REMOVEDIR)
+            }
             // By its name it is ours, also where an earlier daemon that was killed made it.
             try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
             try changeTimes(source, accessed: times.accessed, modified: times.modified)
@@ -218,7 +229,8 @@ package final class Store: Sendable {
             let count = try readFully(opened, into: room, at: 0)
             return String(decoding: room[..<count], as: UTF8.self)
         }
-        if found.isEmpty {
+        // Written in part: by a daemon, or a machine, that ended while it made the store.
+        if expected.hasPrefix(found) && found != expected || found.utf8.allSatisfy({ $0 == 0 }) {
             try attempt("write", file) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
@@ -249,6 +261,110 @@ package final class Store: Sendable {
         try cloneRange(original, to: clone, 0..<RecordLimits.blockBytes)
     }
 
+    // MARK: Layers
+
+    private static func layerName(_ number: UInt64) -> FileName { FileName(layerPrefix + String(number)) }
+
+    /// Of the layers that are there, ascending.
+    package func layerNumbers() throws(Errno) -> [UInt64] {
+        var numbers: [UInt64] = []
+        var reader = DirectoryReader(try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY))
+        try reader.forEach { entry in
+            let name = String(cString: entry.name)
+            if name.hasPrefix(Self.layerPrefix), let number = UInt64(name.dropFirst(Self.layerPrefix.count)) {
+                numbers.append(number)
+            }
+        }
+        return numbers.sorted()
+    }
+
+    /// The path of a layer's directory, for messages.
+    package func layerPath(_ number: UInt64) -> String { "\(path)/\(Self.layerPrefix)\(number)" }
+
+    /// The directory of a layer, which is there.
+    package func openLayer(_ number: UInt64) throws(Errno) -> Descriptor {
+        try Self.layerName(number).withCString { (name) throws(Errno) in
+            try Descriptor.open(at: directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        }
+    }
+
+    /// Makes the directory of a new layer.
+    package func makeLayer(_ number: UInt64) throws(Errno) -> Descriptor {
+        try Self.layerName(number).withCString { (name) throws(Errno) in
+            try makeDirectory(at: directory, name, mode: 0o700)
+        }
+        return try openLayer(number)
+    }
+
+    /// Removes the journal of a layer, durably: it is none from then on.
+    package func removeJournal(_ number: UInt64) throws(Errno) {
+        let opened: Descriptor
+        do throws(Errno) {
+            opened = try openLayer(number)
+        } catch .noSuchFileOrDirectory {
+            return
+        }
+        try removeIfPresent(opened, Journal.fileName, 0)
+        try synchronizeAll(opened)
+    }
+
+    /// Removes a layer: first its journal, then its delta files.
+    package func removeLayer(_ number: UInt64) throws(Errno) {
+        try removeJournal(number)
+        _ = try removeTree(at: directory, Self.layerName(number))
+    }
+
+    /// The path of the directory of new files, for messages.
+    package var newPath: String { "\(companionPath)/\(Self.newName)" }
+
+    /// Whether there is a new file of that name.
+    package func hasNew(_ name: FileName) throws(Errno) -> Bool {
+        try FileName("\(Self.newName)/\(name)").withCString { (path) throws(Errno) in
+            do throws(Errno) {
+                _ = try FileStatus(at: companion, path)
+                return true
+            } catch .noSuchFileOrDirectory {
+                return false
+            }
+        }
+    }
+
+    /// Removes one name where new files are made, with what is below it.
+    package func removeNew(_ name: FileName) throws(Errno) {
+        let places = try openPlaces()
+        do throws(Errno) {
+            try removeIfPresent(places.new, name, 0)
+        } catch .isDirectory {
+            _ = try removeTree(at: places.new, name)
+        }
+    }
+
+    /// Removes all that lies where new files are made.
+    package func emptyNew() throws(Errno) {
+        try emptyTree(try openPlaces().new)
+    }
+
+    /// Makes the layers' directories themselves durable.
+    package func synchronize() throws(Errno) {
+        try synchronizeAll(directory)
+        if companion !== directory { try synchronizeAll(companion) }
+    }
+
+    /// The directories of new files, and of what a merge is moving; made where they are not there.
+    package func openPlaces() throws(Errno) -> (new: Descriptor, staging: Descriptor) {
+        func open(_ name: FileName) throws(Errno) -> Descriptor {
+            try name.withCString { (string) throws(Errno) in
+                do throws(Errno) {
+                    try makeDirectory(at: companion, string, mode: 0o700)
+                } catch .fileExists {
+                    // As it should be.
+                }
+                return try Descriptor.open(at: companion, string, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+            }
+        }
+        return (try open(Self.newName), try open(Self.stagingName))
+    }
+
     private func discardLeftover(_ note: (String) -> Void) throws(StoreError) {
         let directory = directory
         let companion = companion
@@ -276,6 +392,16 @@ func removeTree(at directory: Descriptor, _ name: FileName) throws(Errno) -> Boo
     } catch .noSuchFileOrDirectory {
         return false
     }
+    let hadEntries = try emptyTree(opened)
+    try name.withCString { (string) throws(Errno) in
+        try unlink(at: directory, string, AT_REMOVEDIR)
+    }
+    return hadEntries
+}
+
+/// Removes all that is in a directory; whether there was something.
+@discardableResult
+private func emptyTree(_ opened: Descriptor) throws(Errno) -> Bool {
     var hadEntries = false
     var reader = DirectoryReader(opened)
     var more = true
@@ -293,9 +419,6 @@ func removeTree(at directory: Descriptor, _ name: FileName) throws(Errno) -> Boo
                 _ = try removeTree(at: opened, FileName(entry.name))
             }
         }
-    }
-    try name.withCString { (string) throws(Errno) in
-        try unlink(at: directory, string, AT_REMOVEDIR)
     }
     return hadEntries
 }
