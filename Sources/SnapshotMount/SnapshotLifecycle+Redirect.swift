@@ -13,6 +13,8 @@ extension SnapshotLifecycle {
     func makeRedirect(_ serial: UInt64) throws(Errno) -> Redirect {
         guard let boot else { throw .notSupported }
         let number = (try store.layerNumbers().max() ?? 0) + 1
+        // What an idle daemon may have left: from now on there is a journal that speaks of all that is in there.
+        try store.emptyNew()
         let head = JournalHead(
             embodiment: .redirect, layer: number, isContinued: false, source: source.rootReference.key,
             cut: .current, serial: serial, boot: boot)

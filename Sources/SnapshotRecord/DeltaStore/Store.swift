@@ -118,10 +118,11 @@ package final class Store: Sendable {
                 (directory, Self.formatName), (directory, Self.lockName),
                 (companion, Self.formatName), (companion, Self.lockName),
             ]
-            for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
+            // First what without the format would be taken for somebody else's.
             for name in [Self.graveyardName, Self.newName, Self.stagingName] {
                 try removeIfPresent(companion, name, AT_REMOVEDIR)
             }
+            for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             // By its name it is ours, also where an earlier daemon that was killed made it.
             try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
             try changeTimes(source, accessed: times.accessed, modified: times.modified)
@@ -327,6 +328,16 @@ package final class Store: Sendable {
                 return false
             }
         }
+    }
+
+    /// Whether anything lies where new files are made.
+    package func holdsNew() throws(Errno) -> Bool {
+        var holdsAny = false
+        var reader = DirectoryReader(try Descriptor.open(at: try openPlaces().new, ".", O_RDONLY | O_DIRECTORY))
+        try reader.forEach { entry in
+            if !entry.isDot { holdsAny = true }
+        }
+        return holdsAny
     }
 
     /// Removes one name where new files are made, with what is below it.
