@@ -145,6 +145,7 @@ extension SnapshotLifecycle {
     /// Takes up what an earlier daemon left, before anything is served: `note` gets a line on it. Throws where that cannot
     /// be used as it is; nothing has been changed then.
     package func recover(_ note: (String) -> Void) throws(RecordError) {
+        try recoverPreserve(note)
         guard let boot, source.usesHandles else { return try refuseLayers() }
         let recovery = RedirectRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
@@ -192,6 +193,8 @@ extension SnapshotLifecycle {
     /// Once requests are served: shows the snapshot that was taken up, or merges on.
     package func resume() {
         if let active = generation.mutex.withLock({ $0 }) {
+            foreignChanges?.prepare(active.embodiment.cut)
+            foreignChanges?.begin()
             observer.mutex.withLock { $0 }?.didStart(active.embodiment.cut)
             if case .redirect(let redirect) = active.embodiment { keepDurable(redirect) }
             return

@@ -151,9 +151,7 @@ struct Daemon {
 
     private func openStore(_ root: Descriptor) throws(CommandFailure) -> Store {
         do throws(StoreError) {
-            return try Store(
-                source: root, sourcePath: configuration.source, path: configuration.store
-            ) { Log.standard.warning($0) }
+            return try Store(source: root, sourcePath: configuration.source, path: configuration.store)
         } catch {
             throw CommandFailure("\(attempt): \(Self.message(error))")
         }

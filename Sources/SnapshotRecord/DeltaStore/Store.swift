@@ -13,8 +13,8 @@ package enum StoreError: Error {
 /// The directory in which fusesnap keeps the other version of what changes, and the graveyard, which is always on
 /// the source's own device.
 ///
-/// Layout: `format` (what this is and of which source), `lock` (held while in use), `snapshot/` (delta files of the
-/// active snapshot, by inode). The graveyard is `SOURCE/.fusesnap/graveyard/`. In redirect `layer-N/` (delta files and
+/// Layout: `format` (what this is and of which source), `lock` (held while in use), `lease` (who holds the snapshot),
+/// `snapshot/` (delta files of the active snapshot, by inode, and its journal). The graveyard is `SOURCE/.fusesnap/graveyard/`. In redirect `layer-N/` (delta files and
 /// journal of layer N), and always in the source `new/` (files made since the cut) and `staging/` (what a merge is
 /// moving). Where the store is elsewhere, the source's directory holds only what must be there. Everything is readable by
 /// the daemon's user only.
@@ -22,6 +22,9 @@ package final class Store: Sendable {
     package static let defaultName = FileName(".fusesnap")
     private static let formatName = FileName("format")
     private static let lockName = FileName("lock")
+    private static let leaseName = FileName("lease")
+    private static let newLeaseName = FileName("lease.new")
+    private static let leaseBytesMax = 4096
     static let snapshotName = FileName("snapshot")
     static let graveyardName = FileName("graveyard")
     private static let newName = FileName("new")
@@ -42,11 +45,9 @@ package final class Store: Sendable {
 
     /// Opens the store of `source`, making it where it does not exist, and takes it for this process.
     ///
-    /// `path` nil is the default place. `sourcePath` is noted in the store for people. What a daemon that was killed
-    /// left of a snapshot is discarded; `note` gets a line on it.
-    package init(
-        source: Descriptor, sourcePath: String, path: String?, note: (String) -> Void
-    ) throws(StoreError) {
+    /// `path` nil is the default place. `sourcePath` is noted in the store for people. What a daemon that was killed left
+    /// in it stays: `keptSnapshot`, `layerNumbers`.
+    package init(source: Descriptor, sourcePath: String, path: String?) throws(StoreError) {
         let defaultPath = sourcePath + "/" + Self.defaultName.description
         self.path = path ?? defaultPath
         self.source = source
@@ -83,7 +84,6 @@ package final class Store: Sendable {
             try [FileStatus(of: companion), FileStatus(of: directory)]
                 .filter { $0.device == times.device }.map { InodeKey($0) }
         }
-        try discardLeftover(note)
     }
 
     /// Opens or makes the directory in the source, which keeps its times; nil where the source is read-only, so that
@@ -109,12 +109,13 @@ package final class Store: Sendable {
     /// Removes what an idle store leaves and its directories, if this process made them and nothing else is in them.
     package func close() {
         do throws(Errno) {
-            // What is not merged is taken up by the next mount.
-            guard try layerNumbers().isEmpty else { return }
+            // What is not merged, or still to be read, is taken up by the next mount.
+            guard try layerNumbers().isEmpty, try keptSnapshot() == nil else { return }
             let times = try FileStatus(of: source)
             let leftovers = [
                 (directory, Self.formatName), (directory, Self.lockName),
                 (companion, Self.formatName), (companion, Self.lockName),
+                (directory, Self.leaseName), (directory, Self.newLeaseName),
             ]
             for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             for name in [Self.graveyardName, Self.newName, Self.stagingName] {
@@ -347,20 +348,72 @@ package final class Store: Sendable {
         return (try open(Self.newName), try open(Self.stagingName))
     }
 
-    private func discardLeftover(_ note: (String) -> Void) throws(StoreError) {
-        let directory = directory
-        let companion = companion
-        let removed = try Self.attempt("discard what an earlier snapshot left in", path) {
-            () throws(Errno) in
-            let delta = try removeTree(at: directory, Self.snapshotName)
-            let graves = try removeTree(at: companion, Self.graveyardName)
-            return delta || graves
+    // MARK: A snapshot in preserve
+
+    /// The files of the snapshot of an earlier daemon, or what is left of them; nil where nothing is.
+    package func keptSnapshot() throws(Errno) -> KeptFiles? {
+        let graveyard = try openIfPresent(Self.graveyardName, in: companion)
+        let kept = try openIfPresent(Self.snapshotName, in: directory)
+        if kept == nil, graveyard == nil { return nil }
+        return try KeptFiles(directory: kept, graveyard: graveyard)
+    }
+
+    /// The path of the snapshot's directory, for messages.
+    package var snapshotPath: String { "\(path)/\(Self.snapshotName)" }
+
+    /// Removes what an earlier daemon kept for a snapshot: it is over.
+    package func discardSnapshot() throws(Errno) {
+        // First the journal, so that nobody takes up what is half removed.
+        if let kept = try openIfPresent(Self.snapshotName, in: directory) {
+            try removeIfPresent(kept, Journal.fileName, 0)
         }
-        if removed {
-            note(
-                "\(path): discarded the snapshot of a daemon that did not end in order;"
-                    + " the live files are not affected")
+        _ = try removeTree(at: directory, Self.snapshotName)
+        _ = try removeTree(at: companion, Self.graveyardName)
+    }
+
+    private func openIfPresent(_ name: FileName, in parent: Descriptor) throws(Errno) -> Descriptor? {
+        do throws(Errno) {
+            return try name.withCString { (string) throws(Errno) in
+                try Descriptor.open(at: parent, string, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+            }
+        } catch .noSuchFileOrDirectory {
+            return nil
         }
+    }
+
+    // MARK: The lease
+
+    /// Keeps who holds the snapshot that is about to begin, for the daemon that takes it up after a kill; nil: nobody.
+    /// `isDurable`: after a power cut too.
+    package func keepLease(_ text: String?, isDurable: Bool) throws(Errno) {
+        guard let text else { return try removeIfPresent(directory, Self.leaseName, 0) }
+        try removeIfPresent(directory, Self.newLeaseName, 0)
+        let file = try Self.newLeaseName.withCString { (name) throws(Errno) in
+            try Descriptor.open(at: directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
+        }
+        try writeFully(file, Array(text.utf8), at: 0)
+        if isDurable { try checked { fsync(file.raw) } }
+        try Self.newLeaseName.withCString { (from) throws(Errno) in
+            try Self.leaseName.withCString { (to) throws(Errno) in
+                try rename(at: directory, from, to: directory, to)
+            }
+        }
+        if isDurable { try checked { fsync(directory.raw) } }
+    }
+
+    /// Who held the snapshot that an earlier daemon has left; nil where nobody did.
+    package func keptLease() throws(Errno) -> String? {
+        let file: Descriptor
+        do throws(Errno) {
+            file = try Self.leaseName.withCString { (name) throws(Errno) in
+                try Descriptor.open(at: directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+            }
+        } catch .noSuchFileOrDirectory {
+            return nil
+        }
+        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.leaseBytesMax, alignment: 1)
+        defer { room.deallocate() }
+        return String(decoding: room[..<(try readFully(file, into: room, at: 0))], as: UTF8.self)
     }
 }
 
