@@ -2,7 +2,7 @@ internal import LinuxSystem
 internal import SnapshotCore
 internal import SnapshotRecord
 internal import Synchronization
-internal import SystemPackage
+package import SystemPackage
 
 // Snapshots in preserve that are taken up again after their daemon was killed, and who holds a snapshot.
 extension SnapshotLifecycle {
@@ -30,4 +30,13 @@ extension SnapshotLifecycle {
                     + (preserve.end.inexactReason.map { "; it is not exact: \($0)" } ?? ""))
         }
     }
+
+    /// Keeps who holds the snapshot that is about to begin; nil: nobody.
+    package func keepLease(_ text: String?) throws(Errno) {
+        // What was redirected outlives a power cut, and so must that nobody holds it any more.
+        try store.keepLease(text, isDurable: redirects)
+    }
+
+    /// Who held the snapshot that was taken up, as `keepLease` got it.
+    package func keptLease() throws(Errno) -> String? { try store.keptLease() }
 }

@@ -77,6 +77,7 @@ struct Daemon {
         } catch {
             throw CommandFailure("\(attempt): \(error)")
         }
+        controller.takeUp()
         signals.wait {
             ServiceManager.standard.tell("STOPPING=1\nSTATUS=Unmounting")
             session.exit()
