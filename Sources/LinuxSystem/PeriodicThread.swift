@@ -9,15 +9,18 @@ package final class PeriodicThread: Sendable {
 
     package init() {}
 
-    /// Calls `body` every `period`, from a thread of its own. Throws EAGAIN where none can be had. To be ended before it
+    /// Calls `first`, then `body` every `period`, from a thread of its own. Throws EAGAIN where none can be had. To be ended before it
     /// is started again.
-    package func start(every period: Duration, _ body: @escaping @Sendable () -> Void) throws(Errno) {
+    package func start(
+        every period: Duration, first: @escaping @Sendable () -> Void, _ body: @escaping @Sendable () -> Void
+    ) throws(Errno) {
         monitor.withLock {
             precondition(!isRunning, "it has been ended before it is started again")
             (isRunning, isEnding) = (true, false)
         }
         do throws(Errno) {
             try Thread.start { [self] in
+                first()
                 while wait(period) { body() }
                 monitor.withLock {
                     isRunning = false

@@ -26,11 +26,12 @@ extension SnapshotLifecycle {
     func keepDurable(_ redirect: Redirect) {
         do throws(Errno) {
             try committer.start(every: Self.commitPeriod) {
-                do throws(Errno) {
+                // The first is long, since what lies below must be durable: so that no application waits for it.
+                Self.attempt { () throws(Errno) in try redirect.synchronizeAll() }
+            } _: {
+                Self.attempt { () throws(Errno) in
                     try redirect.synchronizeChanges()
                     try redirect.compactJournal()
-                } catch {
-                    // Nothing is lost by it: who asks for it by fsync is told, and this tries again.
                 }
             }
         } catch {
@@ -38,7 +39,15 @@ extension SnapshotLifecycle {
         }
     }
 
-    /// The map of what is redirected, and how far its merge is; nil where nothing is merged.
+    private static func attempt(_ body: () throws(Errno) -> Void) {
+        do throws(Errno) {
+            try body()
+        } catch {
+            // Nothing is lost by it: who asks for it by fsync is told, and it is tried again.
+        }
+    }
+
+    /// How far the merge is; nil where nothing is merged.
     package var mergeProgress: MergeProgress? { merging.mutex.withLock { $0 } }
 
     /// Why the last merge did not come to its end.
@@ -62,7 +71,7 @@ extension SnapshotLifecycle {
         var summary = Self.summary(ending)
         do throws(Errno) {
             try redirect.seal(gate) {
-                summary = Self.summary(ending)
+                summary = Self.summary(ending, sealed)
                 ending.end.end()
                 generation.mutex.withLock { $0 = nil }
                 merging.mutex.withLock { $0 = MergeProgress() }

@@ -72,13 +72,6 @@ package final class SnapshotLifecycle: Sendable {
             }
         }
 
-        /// The map of what has changed.
-        var map: DeltaMap {
-            switch self {
-            case .preserve(let preserve): preserve.map
-            case .redirect(let redirect): redirect.stack.top.map
-            }
-        }
     }
 
     final class Generation: Sendable {
@@ -187,17 +180,19 @@ package final class SnapshotLifecycle: Sendable {
         generation.mutex.withLock { $0 }.map { Self.summary($0) }
     }
 
-    static func summary(_ generation: Generation) -> Summary {
+    /// `sealed`: in redirect the layer of the snapshot, where another lies on it by now.
+    static func summary(_ generation: Generation, _ sealed: Layer? = nil) -> Summary {
         let cut = generation.embodiment.cut
-        let (bytes, peak) =
+        let (bytes, peak, areas) =
             switch generation.embodiment {
-            case .preserve(let preserve): (preserve.store.storedBytes, preserve.store.peakBytes)
+            case .preserve(let preserve):
+                (preserve.store.storedBytes, preserve.store.peakBytes, preserve.map.changedAreas)
             case .redirect(let redirect):
-                (redirect.stack.top.files.storedBytes, redirect.stack.top.files.storedBytes)
+                (sealed ?? redirect.stack.top).amount
             }
         return Summary(
             cut: generation.cut, inexactReason: cut.end.inexactReason, isOverflowed: !cut.end.isRecording,
-            deltaBytes: bytes, changedAreas: generation.embodiment.map.changedAreas,
+            deltaBytes: bytes, changedAreas: areas,
             bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
             deltaPeakBytes: peak)
     }
@@ -389,5 +384,12 @@ package final class SnapshotLifecycle: Sendable {
                 return false
             }
         }
+    }
+}
+
+extension Layer {
+    /// Bytes stored, now and at the most, and areas changed.
+    fileprivate var amount: (bytes: UInt64, peak: UInt64, areas: UInt64) {
+        (files.storedBytes, files.storedBytes, map.changedAreas)
     }
 }

@@ -22,7 +22,7 @@ final class CommitQueue: Sendable {
         /// The number of the batch that is gathered; those before `done` are durable.
         var number: UInt64 = 1
         var done: UInt64 = 0
-        /// Inodes whose data have changed, or that were made, since they were flushed last.
+        /// Inodes whose data in the delta have changed since they were flushed last.
         var dirty: [InodeKey: InodeReference] = [:]
         /// Those that have replaced another under its name: their data are flushed with the next mark.
         var replacing: [InodeKey: InodeReference] = [:]
@@ -42,8 +42,6 @@ final class CommitQueue: Sendable {
     func noteData(of reference: InodeReference) {
         state.withLock { $0.dirty[reference.key] = reference }
     }
-
-    func noteMade(_ reference: InodeReference) { noteData(of: reference) }
 
     func noteReplacing(_ reference: InodeReference) {
         state.withLock { $0.replacing[reference.key] = reference }

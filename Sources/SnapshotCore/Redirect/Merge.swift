@@ -37,6 +37,8 @@ struct Merge {
     /// How many names of each inode the layer holds, and of those how many have not been put yet.
     private var names: [InodeKey: Int] = [:]
     private var left: [InodeKey: Int] = [:]
+    /// Whether anything was taken away.
+    private var hasTaken = false
 
     private var source: SourceTree { redirect.source }
 
@@ -78,7 +80,7 @@ struct Merge {
         try forEachName { (merge, directory, name, entry) throws(Errno) in
             try merge.take(directory, name, entry)
         }
-        try redirect.synchronizeSource()
+        if hasTaken { try makeDurable() }
         try forEachName { (merge, directory, name, entry) throws(Errno) in
             try merge.put(directory, name, entry)
             merge.didBytes(UInt64(RecordLimits.blockBytes))
@@ -86,6 +88,27 @@ struct Merge {
         try clear()
         for record in records { try mergeFile(record) }
         for record in records { try mergeDirectory(record) }
+    }
+
+    /// Up to so many inodes are made durable one by one: all of a file system may have much that is not of the layer.
+    private static let recordsMax = 64
+
+    /// Returns when what the steps so far did is durable.
+    func makeDurable() throws(Errno) {
+        func isSynchronizable(_ record: InodeRecord) -> Bool {
+            record.reference?.kind == UInt32(S_IFREG) || record.reference?.kind == UInt32(S_IFDIR)
+        }
+        guard records.count <= Self.recordsMax, records.allSatisfy(isSynchronizable) else {
+            return try redirect.synchronizeSource()
+        }
+        for record in records {
+            guard let reference = record.reference,
+                let inode = try open(reference, O_RDONLY | O_NONBLOCK | O_NOATIME)
+            else { continue }
+            try checked { fsync(inode.raw) }
+        }
+        try checked { fsync(redirect.staging.raw) }
+        try checked { fsync(redirect.newFiles.raw) }
     }
 
     private mutating func forEachName(
@@ -132,7 +155,7 @@ struct Merge {
         layer.contents(of: key) { $0.place == .store } == true
     }
 
-    private func take(
+    private mutating func take(
         _ directory: Descriptor, _ name: UnsafePointer<CChar>, _ entry: RecordedEntry
     ) throws(Errno) {
         guard let status = try status(directory, name), !source.hides(status) else { return }
@@ -144,6 +167,7 @@ struct Merge {
                 isNew(wanted.key) && wanted.kind != UInt32(S_IFDIR) && !status.isDirectory && names[key] == nil
             if replaces { return }
         }
+        hasTaken = true
         try key.fileName.withCString { (staged) throws(Errno) in
             let isStaged = try self.status(redirect.staging, staged) != nil
             if !isStaged && (names[key] != nil || status.isDirectory) {

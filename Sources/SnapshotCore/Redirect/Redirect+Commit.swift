@@ -38,7 +38,11 @@ extension Redirect {
         guard layer.journal.bytes > max(Self.compactBytesMin, before * 3) else { return }
         try credentials.assumeDaemon()
         try layer.journal.compact(
-            dump: { (emit) throws(Errno) in try layer.map.forEachChange(emit) },
+            dump: { (emit) throws(Errno) in
+                // What has been appended is in the map by then.
+                metadata.withLock { _ in }
+                try layer.map.forEachChange(emit)
+            },
             makeDurable: { () throws(Errno) in try synchronizeAll() })
         layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
     }
@@ -57,17 +61,28 @@ extension Redirect {
     }
 
     private func mark(_ layer: Layer, through: UInt64, _ inodes: [InodeKey]) throws(Errno) {
-        try checked { fsync(layer.files.directory.raw) }
-        try checked { fsync(newFiles.raw) }
+        try layer.files.synchronizeNames()
+        try synchronizeNewNames()
         _ = try layer.journal.append(.mark(through: through, inodes: inodes))
         try layer.journal.synchronize()
+    }
+
+    /// Makes the names of files durable that were made since the last time.
+    private func synchronizeNewNames() throws(Errno) {
+        guard hasMade.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        do throws(Errno) {
+            try checked { fsync(newFiles.raw) }
+        } catch {
+            hasMade.store(true, ordering: .sequentiallyConsistent)
+            throw error
+        }
     }
 
     /// The primary of the cut, or the sealed layer, before the first mark of the one above.
     private func makeBelowDurable(_ stack: LayerStack) throws(Errno) {
         if stack.top.isBelowDurable.load(ordering: .acquiring) { return }
         if let sealed = stack.sealed {
-            try makeSealDurable(sealed)
+            try makeSealDurableAtOnce(sealed)
         } else {
             try synchronizeSource()
         }
@@ -79,8 +94,23 @@ extension Redirect {
         try checked { syncfs(source.root.raw) }
     }
 
-    /// All of a sealed layer, with a mark behind the seal.
+    /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
     func makeSealDurable(_ sealed: Layer) throws(Errno) {
+        try commits.commit(nil, isForAll: true) { (_, inodes) throws(Errno) in
+            if sealed.isSealDurable.load(ordering: .acquiring) { return 0 }
+            if !sealed.isBelowDurable.load(ordering: .acquiring) {
+                try synchronizeSource()
+                try store.synchronize()
+            }
+            try flush(inodes, stack)
+            try mark(sealed, through: sealed.journal.nextSequence, [])
+            sealed.isSealDurable.store(true, ordering: .releasing)
+            return 0
+        }
+    }
+
+    /// The same inside of a commit of the layer above, which knows only what that is for.
+    private func makeSealDurableAtOnce(_ sealed: Layer) throws(Errno) {
         if sealed.isSealDurable.load(ordering: .acquiring) { return }
         try synchronizeSource()
         if try FileStatus(of: sealed.files.directory).device != source.device {
@@ -91,10 +121,21 @@ extension Redirect {
         sealed.isSealDurable.store(true, ordering: .releasing)
     }
 
+    /// So many inodes are flushed one by one; more cost less together.
+    private static let flushedMax = 32
+
     private func flush(_ inodes: [InodeReference], _ stack: LayerStack) throws(Errno) {
+        if inodes.count > Self.flushedMax {
+            try synchronizeSource()
+            let store = stack.top.files.directory
+            if try FileStatus(of: store).device != source.device { try checked { syncfs(store.raw) } }
+            return
+        }
         for reference in inodes {
-            if let file = try stack.top.files.existingFile(of: reference.key) {
-                try checked { fdatasync(file.raw) }
+            for layer in stack.layers {
+                if let file = try layer.files.existingFile(of: reference.key) {
+                    try checked { fdatasync(file.raw) }
+                }
             }
             guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
             do throws(Errno) {

@@ -6,11 +6,9 @@ package import SystemPackage
 
 // The end of a redirect: layers are sealed and merged, one after the other, until nothing is left; or all is discarded.
 extension Redirect {
-    /// After so many passes the last one runs with the gate closed, so that a merge ends under any load.
-    private static let openPassesMax = 3
-    /// What that last pass may have to merge.
+    /// What is left is merged with the gate closed where it is no more than this: a few milliseconds.
     private static let closedAreasMax: UInt64 = 64
-    /// And after so many, whatever it has.
+    /// And after so many passes, whatever it is, so that a merge ends under any load.
     private static let passesMax = 12
 
     private func head(_ number: UInt64, after head: JournalHead) -> JournalHead {
@@ -66,6 +64,7 @@ extension Redirect {
             try makeSealDurable(sealed)
             var merge = Merge(self, sealed, above: stack.top, openUnnamed: openUnnamed, report: report)
             try merge.run()
+            try merge.makeDurable()
             try finishMerge(of: sealed)
         }
         var pass = 0
@@ -84,9 +83,7 @@ extension Redirect {
             }
             try removeFiles(of: sealed)
             if isIdle { return try finish(top) }
-            guard pass >= Self.openPassesMax,
-                top.map.changedAreas <= Self.closedAreasMax || pass >= Self.passesMax
-            else { continue }
+            guard top.map.changedAreas <= Self.closedAreasMax || pass >= Self.passesMax else { continue }
             // Applications change as fast as this merges: the rest while they wait.
             try synchronizeAll()
             try sealing(gate) { () throws(Errno) in
@@ -109,7 +106,6 @@ extension Redirect {
 
     /// The primary is durable, then the layer's journal goes: it is none any more.
     private func finishMerge(of layer: Layer) throws(Errno) {
-        try synchronizeSource()
         try credentials.assumeDaemon()
         try Steps.step("remove journal") { () throws(Errno) in try store.removeJournal(layer.number) }
         readers.removeAll()

@@ -164,6 +164,7 @@ extension Redirect {
         do throws(Errno) {
             let status = try FileStatus(of: opened)
             let reference = try source.reference(of: opened, status)
+            hasMade.store(true, ordering: .sequentiallyConsistent)
             try temporary.withCString { (old) throws(Errno) in
                 try reference.key.fileName.withCString { (new) throws(Errno) in
                     try LinuxSystem.rename(at: place, old, to: newFiles, new)
@@ -173,7 +174,6 @@ extension Redirect {
             // The rename has changed its time of change, before anybody has seen it.
             let made = try FileStatus(of: opened)
             try note(made, reference)
-            commits.noteMade(reference)
             return (opened, made, reference)
         } catch {
             removeStray(at.0, at.1)
@@ -260,12 +260,12 @@ extension Redirect {
                     + relink(inode, 1, now, stack))
         }
         _ = temporaries.withLock { $0.remove(target.key) }
-        commits.noteMade(target.reference)
     }
 
     /// A file that was made without a name gets its place in the store. With `metadata` held, so that a merge does not
     /// take it for one that nothing names.
     private func keepTemporary(_ target: ChangeTarget) throws(Errno) {
+        hasMade.store(true, ordering: .sequentiallyConsistent)
         do throws(Errno) {
             try target.key.fileName.withCString { (name) throws(Errno) in
                 try LinuxSystem.link(target.descriptor, at: newFiles, name)

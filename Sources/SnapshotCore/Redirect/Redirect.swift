@@ -43,6 +43,8 @@ package final class Redirect: Sendable {
     /// Files without a name that may still get one.
     let temporaries = Mutex<Set<InodeKey>>([])
     let templates = Mutex<[TemplateDirectory: Descriptor]>([:])
+    /// Whether a name was made in `newFiles` since these were made durable; true at first, for what was there before.
+    let hasMade = Atomic<Bool>(true)
     /// Names in `newFiles` that stand for no inode of the map.
     let nameless = Atomic<UInt64>(0)
 

@@ -119,10 +119,13 @@ package struct RedirectRecovery {
             guard scan.head.source == source.rootReference.key else {
                 throw .damaged(file: path + "/journal", offset: 0, problem: "it is of another source")
             }
+            let isOfThisBoot = scan.head.boot == boot
+            if isOfThisBoot, case .torn(let offset) = scan.end, !scan.isUnfinished {
+                // Nothing but a record that was being written can be torn by a kill.
+                throw .damaged(file: path + "/journal", offset: offset, problem: "a record in it is damaged")
+            }
             found.append(
-                Found(
-                    number: number, directory: directory, scan: scan,
-                    isOfThisBoot: scan.head.boot == boot))
+                Found(number: number, directory: directory, scan: scan, isOfThisBoot: isOfThisBoot))
         }
         return found
     }

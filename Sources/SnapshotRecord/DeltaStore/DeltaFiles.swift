@@ -12,6 +12,7 @@ package final class DeltaFiles: Sendable {
     private let files = DescriptorCache<InodeKey>(capacity: RecordLimits.openDeltaFilesMax)
     private let bytes = Atomic<UInt64>(0)
     private let bytesMax: UInt64
+    private let hasMade = Atomic<Bool>(false)
 
     /// Those in `directory`; `bytesMax` bounds what may be stored.
     package init(in directory: Descriptor, bytesMax: UInt64?) {
@@ -54,6 +55,7 @@ package final class DeltaFiles: Sendable {
             do throws(Errno) {
                 return try Descriptor.open(at: directory, name, O_RDWR)
             } catch .noSuchFileOrDirectory where owner != nil {
+                hasMade.store(true, ordering: .sequentiallyConsistent)
                 let made = try Descriptor.open(at: directory, name, O_RDWR | O_CREAT, mode: 0o600)
                 if let owner, owner.user != geteuid() || owner.group != getegid() {
                     do throws(Errno) {
@@ -88,6 +90,17 @@ package final class DeltaFiles: Sendable {
         if count < buffer.count {
             UnsafeMutableRawBufferPointer(rebasing: buffer[count...])
                 .initializeMemory(as: UInt8.self, repeating: 0)
+        }
+    }
+
+    /// Makes the names of delta files durable that were made since the last time.
+    package func synchronizeNames() throws(Errno) {
+        guard hasMade.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        do throws(Errno) {
+            try checked { fsync(directory.raw) }
+        } catch {
+            hasMade.store(true, ordering: .sequentiallyConsistent)
+            throw error
         }
     }
 

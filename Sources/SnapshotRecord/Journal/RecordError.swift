@@ -17,12 +17,13 @@ extension RecordError: CustomStringConvertible {
             """
             \(file) is not a journal, or its beginning is damaged: what it said of the snapshot is lost. Look for \
             errors of the disk; if there is a copy of the file, put it back. Otherwise move the file away: then the \
-            snapshot is discarded
+            snapshot is discarded, and in redirect mode what was changed since it began
             """
         case .damaged(let file, let offset, let problem):
             """
             \(file) is damaged at byte \(offset): \(problem). Look for errors of the disk; if there is a copy of the \
-            file, put it back
+            file, put it back. Otherwise move the file away: then the snapshot is discarded, and in redirect mode what \
+            was changed since it began
             """
         case .newer(let file, let version):
             """
