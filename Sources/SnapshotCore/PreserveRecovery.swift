@@ -151,7 +151,8 @@ package struct PreserveRecovery {
         let map = DeltaMap()
         try reading { () throws(RecordError) in try scan.replay(.all, into: map) }
         if let damage = kept.damage(by: map).first {
-            throw .because("\(store.path)/\(damage.file) is not as it was: \(damage.problem)")
+            let directory = damage.isGrave ? store.graveyardPath : store.snapshotPath
+            throw .because("\(directory)/\(damage.file) is not as it was: \(damage.problem)")
         }
         do throws(Errno) {
             let corrections = try findPlaces(map, kept)

@@ -179,7 +179,7 @@ extension SnapshotLifecycle {
     }
 
     /// A store with layers cannot be used without file handles.
-    private func refuseLayers() throws(RecordError) {
+    func refuseLayers() throws(RecordError) {
         do throws(Errno) {
             if try !store.layerNumbers().isEmpty { throw Errno.notSupported }
         } catch {
@@ -187,7 +187,7 @@ extension SnapshotLifecycle {
         }
     }
 
-    private func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
+    func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
         do throws(Errno) {
             try redirect.merge(gate) { _ in
                 nil

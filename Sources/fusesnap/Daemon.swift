@@ -158,7 +158,7 @@ struct Daemon {
         }
     }
 
-    private static func message(_ error: StoreError) -> String {
+    static func message(_ error: StoreError) -> String {
         switch error {
         case .inUse(let path):
             "\(path): the store is in use by another fusesnap; is this source mounted already (`findmnt -t fuse.fusesnap`)?"

@@ -18,19 +18,22 @@ package struct KeptFiles: Sendable {
     package private(set) var buriedBytes: UInt64 = 0
     /// Why a part of the snapshot cannot be read, where that has been noted.
     package private(set) var inexactReason: String?
-    /// Names that say nothing, as `snapshot/NAME`.
+    /// Names in the directory, and in the graveyard, that say nothing.
     package private(set) var strays: [String] = []
+    package private(set) var strayGraves: [String] = []
 
     private static let inexactName = FileName("inexact")
     private static let reasonBytesMax = 4096
 
     /// A delta file or a removed file that is not as the journal has it.
     package struct Damage: Sendable, Equatable {
-        /// Below the store's directory; below the graveyard's for a removed file.
         package let file: String
+        /// Whether it lies in the graveyard.
+        package let isGrave: Bool
         package let problem: String
     }
 
+    /// `directory` may be that of a layer too.
     package init(directory: Descriptor?, graveyard: Descriptor?) throws(Errno) {
         self.directory = directory
         self.graveyard = graveyard
@@ -47,7 +50,7 @@ package struct KeptFiles: Sendable {
             } else if name == Self.inexactName {
                 inexactReason = try Self.reason(in: directory)
             } else if name != Journal.fileName {
-                strays.append("\(Store.snapshotName)/\(name)")
+                strays.append("\(name)")
             }
         }
     }
@@ -59,7 +62,7 @@ package struct KeptFiles: Sendable {
                 graves.insert(InodeKey(status))
                 buriedBytes += UInt64(clamping: status.blocks) * 512
             } else {
-                strays.append("\(Store.graveyardName)/\(name)")
+                strayGraves.append("\(name)")
             }
         }
     }
@@ -105,22 +108,24 @@ package struct KeptFiles: Sendable {
             var data = contents.blocks
             for run in contents.holes.runs { data.remove(run) }
             let stored = RecordLimits.offset(ofBlock: data.runs.last?.upperBound ?? 0)
-            let needed = min(stored, contents.attributes?.status.size ?? .max)
-            if needed > 0 {
-                let file = "\(Store.snapshotName)/\(record.key.fileName)"
+            // In redirect the size grows with the data, and may be of another moment.
+            let last = stored - RecordLimits.blockBytes + 1
+            let needed = map.isRedirect ? last : min(stored, contents.attributes?.status.size ?? .max)
+            if stored > 0, needed > 0 {
+                let file = "\(record.key.fileName)"
                 if let size = deltaFiles[record.key] {
                     if size < needed {
                         damage.append(
-                            Damage(file: file, problem: "it has \(size) bytes, and stored in it were \(needed)"))
+                            Damage(file: file, isGrave: false, problem: "it has \(size) bytes, and stored in it were \(needed)"))
                     }
                 } else {
-                    damage.append(Damage(file: file, problem: "it is missing"))
+                    damage.append(Damage(file: file, isGrave: false, problem: "it is missing"))
                 }
             }
             if contents.place == .graveyard, !graves.contains(record.key) {
                 damage.append(
                     Damage(
-                        file: "\(Store.graveyardName)/\(record.key.fileName)",
+                        file: "\(record.key.fileName)", isGrave: true,
                         problem: "it is missing, a removed file that the snapshot has"))
             }
         }

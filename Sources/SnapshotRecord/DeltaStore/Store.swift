@@ -21,13 +21,12 @@ package enum StoreError: Error {
 package final class Store: Sendable {
     package static let defaultName = FileName(".fusesnap")
     private static let formatName = FileName("format")
-    private static let lockName = FileName("lock")
+    static let lockName = FileName("lock")
     private static let leaseName = FileName("lease")
     private static let newLeaseName = FileName("lease.new")
-    private static let leaseBytesMax = 4096
     static let snapshotName = FileName("snapshot")
     static let graveyardName = FileName("graveyard")
-    private static let newName = FileName("new")
+    static let newName = FileName("new")
     private static let stagingName = FileName("staging")
     private static let layerPrefix = "layer-"
 
@@ -36,6 +35,7 @@ package final class Store: Sendable {
     let directory: Descriptor
     /// The directory `.fusesnap` of the source: the store itself, unless that is elsewhere.
     let companion: Descriptor
+    private let companionPath: String
     /// What must not be seen in the mount.
     package let hidden: [InodeKey]
     private let locks: [Descriptor]
@@ -50,6 +50,7 @@ package final class Store: Sendable {
     package init(source: Descriptor, sourcePath: String, path: String?) throws(StoreError) {
         let defaultPath = sourcePath + "/" + Self.defaultName.description
         self.path = path ?? defaultPath
+        companionPath = defaultPath
         self.source = source
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
@@ -223,10 +224,7 @@ package final class Store: Sendable {
             }
         }
         let found = try attempt("read", file) { () throws(Errno) in
-            let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 1)
-            defer { room.deallocate() }
-            let count = try readFully(opened, into: room, at: 0)
-            return String(decoding: room[..<count], as: UTF8.self)
+            try readText(opened)
         }
         if found.isEmpty {
             try attempt("write", file) { () throws(Errno) in
@@ -236,16 +234,51 @@ package final class Store: Sendable {
             }
             return
         }
-        let lines = found.split(separator: "\n")
+        let (key, line) = try parseFormat(found, file: file)
+        guard key == identity else { throw .wrongStore(path: path, found: line) }
+    }
+
+    /// The source that a format file names, and its second line. Throws for what is no store's.
+    private static func parseFormat(
+        _ text: String, file: String
+    ) throws(StoreError) -> (InodeKey, line: String) {
+        let lines = text.split(separator: "\n")
         guard lines.count == 2, lines[0].hasPrefix("fusesnap store ") else {
             throw .damaged(file: file, problem: "it is not the head of a fusesnap store")
         }
         guard lines[0] == "fusesnap store 1" else {
             throw .damaged(file: file, problem: "it was written by a later version (\(lines[0]))")
         }
-        guard lines[1].hasPrefix("source \(identity.fileName) ") else {
-            throw .wrongStore(path: path, found: String(lines[1]))
+        let words = lines[1].split(separator: " ", maxSplits: 2)
+        guard words.count == 3, words[0] == "source", let key = InodeKey(fileName: FileName(String(words[1])))
+        else { throw .damaged(file: file, problem: "it does not say of which source the store is") }
+        return (key, String(lines[1]))
+    }
+
+    /// The source of the store in a directory, of which nothing is changed: its root, and the path for people.
+    static func readFormat(
+        of directory: Descriptor, path: String
+    ) throws(StoreError) -> (InodeKey, sourcePath: String) {
+        let file = path + "/format"
+        let text: String
+        do throws(Errno) {
+            let opened = try formatName.withCString { (name) throws(Errno) in
+                try Descriptor.open(at: directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+            }
+            text = try readText(opened)
+        } catch .noSuchFileOrDirectory {
+            throw .damaged(file: path, problem: "it is not a fusesnap store")
+        } catch {
+            throw .system(error, action: "read", path: file)
         }
+        let (key, line) = try parseFormat(text, file: file)
+        return (key, String(line.split(separator: " ", maxSplits: 2)[2]))
+    }
+
+    private static func readText(_ file: Descriptor) throws(Errno) -> String {
+        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 1)
+        defer { room.deallocate() }
+        return String(decoding: room[..<(try readFully(file, into: room, at: 0))], as: UTF8.self)
     }
 
     /// Throws where a file of the source cannot be cloned into the store: EOPNOTSUPP, EXDEV, ...
@@ -261,15 +294,17 @@ package final class Store: Sendable {
 
     // MARK: Layers
 
-    private static func layerName(_ number: UInt64) -> FileName { FileName(layerPrefix + String(number)) }
+    static func layerName(_ number: UInt64) -> FileName { FileName(layerPrefix + String(number)) }
 
     /// Of the layers that are there, ascending.
-    package func layerNumbers() throws(Errno) -> [UInt64] {
+    package func layerNumbers() throws(Errno) -> [UInt64] { try Self.layerNumbers(in: directory) }
+
+    static func layerNumbers(in directory: Descriptor) throws(Errno) -> [UInt64] {
         var numbers: [UInt64] = []
         var reader = DirectoryReader(try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY))
         try reader.forEach { entry in
             let name = String(cString: entry.name)
-            if name.hasPrefix(Self.layerPrefix), let number = UInt64(name.dropFirst(Self.layerPrefix.count)) {
+            if name.hasPrefix(layerPrefix), let number = UInt64(name.dropFirst(layerPrefix.count)) {
                 numbers.append(number)
             }
         }
@@ -277,7 +312,9 @@ package final class Store: Sendable {
     }
 
     /// The path of a layer's directory, for messages.
-    package func layerPath(_ number: UInt64) -> String { "\(path)/\(Self.layerPrefix)\(number)" }
+    package func layerPath(_ number: UInt64) -> String { Self.layerPath(number, in: path) }
+
+    static func layerPath(_ number: UInt64, in path: String) -> String { "\(path)/\(layerPrefix)\(number)" }
 
     /// The directory of a layer, which is there.
     package func openLayer(_ number: UInt64) throws(Errno) -> Descriptor {
@@ -358,8 +395,11 @@ package final class Store: Sendable {
         return try KeptFiles(directory: kept, graveyard: graveyard)
     }
 
-    /// The path of the snapshot's directory, for messages.
+    /// Paths for messages: of the snapshot's directory, and of the graveyard.
     package var snapshotPath: String { "\(path)/\(Self.snapshotName)" }
+    package var graveyardPath: String {
+        (companion === directory ? path : companionPath) + "/\(Self.graveyardName)"
+    }
 
     /// Removes what an earlier daemon kept for a snapshot: it is over.
     package func discardSnapshot() throws(Errno) {
@@ -411,9 +451,7 @@ package final class Store: Sendable {
         } catch .noSuchFileOrDirectory {
             return nil
         }
-        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.leaseBytesMax, alignment: 1)
-        defer { room.deallocate() }
-        return String(decoding: room[..<(try readFully(file, into: room, at: 0))], as: UTF8.self)
+        return try Self.readText(file)
     }
 }
 
