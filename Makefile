@@ -24,7 +24,7 @@ SCALE ?= 10
 MODE ?= preserve
 REAL_OPTIONS ?=
 
-.PHONY: help build test demo picture install uninstall deb check-package lint format clean bench
+.PHONY: help build test demo picture install uninstall deb check-package check-systemd lint format clean bench
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make deb        build a Debian package (DEBDIR: where to)'
 	@echo 'make check-package  build that package, install it, use it and purge it (as root)'
+	@echo 'make check-systemd  boot the units and a fstab in a container, use them, shut down (as root)'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
 	@echo 'make format     apply it'
@@ -170,6 +171,10 @@ deb:
 # Builds the package, and as root installs it, uses it and purges it.
 check-package: deb
 	$(SCRIPTS)/check-package "$$(ls -t '$(DEBDIR)'/fusesnap_*.deb | head -n 1)"
+
+# Boots systemd in a container with what install makes.
+check-systemd: build
+	Tests/Systemd/check-systemd .build/release/fusesnap
 
 lint: require
 	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift

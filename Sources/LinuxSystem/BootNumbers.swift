@@ -33,10 +33,15 @@ package func mountNumber(of descriptor: Descriptor) throws(Errno) -> UInt64 {
 
 /// fdatasync(2).
 package func synchronizeData(_ file: Descriptor) throws(Errno) {
-    try checked { fdatasync(file.raw) }
+    try Steps.step("fdatasync") { () throws(Errno) -> Void in try checked { fdatasync(file.raw) } }
 }
 
 /// fsync(2).
 package func synchronizeAll(_ file: Descriptor) throws(Errno) {
-    try checked { fsync(file.raw) }
+    try Steps.step("fsync") { () throws(Errno) -> Void in try checked { fsync(file.raw) } }
+}
+
+/// syncfs(2) of the file system that holds what `descriptor` refers to.
+package func synchronizeFileSystem(_ descriptor: Descriptor) throws(Errno) {
+    try Steps.step("syncfs") { () throws(Errno) -> Void in try checked { syncfs(descriptor.raw) } }
 }

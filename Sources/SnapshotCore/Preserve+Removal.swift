@@ -119,9 +119,10 @@ extension Preserve {
     }
 
     /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws. False as for `unlink`.
+    /// `assume` makes the calling thread the user who asks, right before the call: it may make a whiteout.
     package func rename(
         _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
-        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
+        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>, assume: () throws(Errno) -> Void = {}
     ) throws(Errno) -> Bool {
         let moved = move.moved
         let replaced = move.replaced
@@ -133,6 +134,7 @@ extension Preserve {
             now: replaced.map { .present($0.reference) } ?? .absent)
         func plainly() throws(Errno) -> Bool {
             func rename() throws(Errno) {
+                try assume()
                 try LinuxSystem.rename(
                     at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: move.flags)

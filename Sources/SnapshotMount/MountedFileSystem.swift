@@ -315,7 +315,7 @@ package final class MountedFileSystem: FileSystemOperations {
         if isSnapshot(node) { return }
         if let redirect = lifecycle.redirect { return try redirect.synchronize(nil) }
         let directory = Handle.object(handle, as: OpenDirectory.self)
-        try live.synchronize(directory.descriptor, dataOnly: dataOnly)
+        try live.synchronize(try directory.descriptor(), dataOnly: dataOnly)
     }
 
     // MARK: Extended attributes
@@ -338,13 +338,19 @@ package final class MountedFileSystem: FileSystemOperations {
     }
 
     package func extendedAttributeNames(
-        node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ context: RequestContext, node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        guard isSnapshot(node) else {
-            return try live.extendedAttributeNames(node, into: buffer)
+        let names =
+            try isSnapshot(node) ? snapshots.extendedAttributes(node).names : live.extendedAttributeNames(node)
+        var shown = names
+        // A file system lists these to those who may read them; the daemon, which lists them all, is asked for anybody.
+        if names.contains(where: Self.isTrusted), !mayAdminister(context.process, as: context.user) {
+            shown.removeAll(where: Self.isTrusted)
         }
-        return try LiveView.fill(buffer, withNamesOf: try snapshots.extendedAttributes(node))
+        return try LiveView.fill(buffer, with: shown)
     }
+
+    private static func isTrusted(_ name: FileName) -> Bool { name.hasPrefix("trusted.") }
 
     package func removeExtendedAttribute(
         _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>

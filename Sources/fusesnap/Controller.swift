@@ -114,10 +114,9 @@ final class Controller: SnapshotController {
     private func ownHooks(_ options: StartOptions) -> HookSession {
         let seconds = min(
             max(options.hookTimeoutSeconds ?? HookLimits.timeoutSeconds, 1), HookLimits.timeoutSecondsMax)
-        let runner = HookRunner(
-            timeout: .seconds(seconds), variables: [("FUSESNAP_MOUNTPOINT", mountpoint)], signals: nil)
         return HookSession(
-            configuration.hooks, runner, ignoresFailures: options.ignoresHookFailures ?? false)
+            configuration.hooks, mountpoint: mountpoint, timeout: .seconds(seconds), signals: nil,
+            ignoresFailures: options.ignoresHookFailures ?? false)
     }
 
     /// Takes the cut between the mount's own hooks.
@@ -138,7 +137,7 @@ final class Controller: SnapshotController {
             started = try lifecycle.start(limits)
         } catch {
             hooks.thaw()
-            for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
+            for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
             throw failure(error, limits)
         }
         hooks.thaw()
@@ -146,7 +145,7 @@ final class Controller: SnapshotController {
             endUnused(started.serial)
             throw ControlFailure(.hookFailed, hooks.message)
         }
-        for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
+        for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
         return started
     }
 
@@ -224,10 +223,9 @@ final class Controller: SnapshotController {
     ) -> ControlFailure {
         switch failure {
         case .isActive:
-            let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
+            let active = status()
             return ControlFailure(
-                .alreadyActive,
-                "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
+                .alreadyActive, ActiveAlready.text(since: active.started, active.lease, mountpoint))
         case .isMerging:
             return ControlFailure(
                 .alreadyActive,

@@ -33,6 +33,7 @@ struct Daemon {
 
     private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
+        raiseFileSizeLimit()
         protectFromReclaim()
         // Tables go back to the system when the kernel has forgotten what they held.
         cl_return_memory(256 << 10)
@@ -200,7 +201,7 @@ struct Daemon {
         let options = configuration.options
         let isRoot = geteuid() == 0
         var words = options.sessionOptions(source: configuration.source, isRoot: isRoot)
-        if isRoot { words = sourceFlags + words }
+        words = sourceFlags(isRoot: isRoot) + words
         do throws(Errno) {
             let session = try Session(
                 SessionOptions(
@@ -217,14 +218,16 @@ struct Daemon {
         }
     }
 
-    /// Set-id bits, devices and programs work as on the source; libfuse alone would forbid the first two.
-    private var sourceFlags: [String] {
+    /// Set-id bits, devices and programs work as on the source; libfuse alone would forbid the first two. One that is
+    /// read-only has a mount that is: access(2) then says so, and nothing is asked for that must fail.
+    private func sourceFlags(isRoot: Bool) -> [String] {
         var status = statvfs()
         guard statvfs(configuration.source, &status) == 0 else { return [] }
         func has(_ flag: Int) -> Bool { status.f_flag & UInt(flag) != 0 }
+        let access = has(Int(ST_RDONLY)) ? "ro" : "rw"
+        guard isRoot else { return [access] }
         return [
-            has(Int(ST_NOSUID)) ? "nosuid" : "suid",
-            has(Int(ST_NODEV)) ? "nodev" : "dev",
+            access, has(Int(ST_NOSUID)) ? "nosuid" : "suid", has(Int(ST_NODEV)) ? "nodev" : "dev",
             has(Int(ST_NOEXEC)) ? "noexec" : "exec",
         ]
     }
@@ -233,7 +236,8 @@ struct Daemon {
     private func removeAbortedMount() {
         do throws(CommandFailure) {
             guard try MountTable.current().mount(at: configuration.mountpoint)?.isFusesnap == true else { return }
-            try StaleMount(try MountTarget(configuration.mountpoint)).removeAborted()
+            let target = try MountTarget(configuration.mountpoint, "cannot unmount \(configuration.mountpoint)")
+            try StaleMount(target).removeAborted()
         } catch {
             Log.standard.error(error.message)
         }
@@ -265,6 +269,20 @@ func raiseDescriptorLimit() {
     guard getrlimit(resource, &limit) == 0 else { return }
     let wanted = max(descriptorsWanted, limit.rlim_max)
     var raised = rlimit(rlim_cur: wanted, rlim_max: wanted)
+    if setrlimit(resource, &raised) == 0 { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(resource, &limit)
+}
+
+/// How long a file may be is the business of the application that writes it, and the kernel sees to that: the limit of
+/// whoever mounts must not be everybody's. One that may not be raised makes writes fail (EFBIG), and the daemon live.
+private func raiseFileSizeLimit() {
+    signal(SIGXFSZ, SIG_IGN)
+    let resource = __rlimit_resource_t(RLIMIT_FSIZE.rawValue)
+    var limit = rlimit()
+    guard getrlimit(resource, &limit) == 0 else { return }
+    // RLIM_INFINITY, which Swift does not import.
+    var raised = rlimit(rlim_cur: .max, rlim_max: .max)
     if setrlimit(resource, &raised) == 0 { return }
     limit.rlim_cur = limit.rlim_max
     setrlimit(resource, &limit)

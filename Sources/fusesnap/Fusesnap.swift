@@ -17,7 +17,7 @@ struct Fusesnap: ParsableCommand {
         version: Version.text,
         subcommands: [
             Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, Check.self, Recover.self,
-            FreezeHelperCommand.self,
+            FreezeHelperCommand.self, HookGuardCommand.self,
         ])
 
     /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.
@@ -31,6 +31,7 @@ struct Fusesnap: ParsableCommand {
     }
 
     static func main() {
+        StandardDescriptors.fill()
         if MountHelper.isMeant(CommandLine.arguments.first ?? "") { Glibc.exit(MountHelper.run()) }
         do {
             var command = try parseAsRoot(words(CommandLine.arguments.dropFirst()))

@@ -1,3 +1,4 @@
+import ControlSocket
 import Glibc
 import LinuxSystem
 import SourceWatch
@@ -15,7 +16,7 @@ struct SourceUsers {
         let scan: HolderScan
         do throws(Errno) {
             // The command that waits for the daemon may stand in the source, and will be gone.
-            scan = try holders(of: source, except: [getpid(), getppid()])
+            scan = try Self.scan(configuration.source, source)
         } catch {
             Log.standard.warning("\(configuration.source): who uses it could not be found out: \(error)")
             return
@@ -32,6 +33,34 @@ struct SourceUsers {
             "cannot mount over \(configuration.source): it is in use, and what is changed in that way would go past the"
                 + " mount:\n\(list)\nEnd these first, or mount with --force: then a snapshot is marked as not exact"
                 + " when they change something")
+    }
+
+    /// Who uses a directory, but this process and its parent.
+    static func scan(_ path: String, _ directory: Descriptor) throws(Errno) -> HolderScan {
+        var scan = try holders(of: directory, except: [getpid(), getppid()])
+        let apart = daemonsApart(from: path, among: Set(scan.holders.map(\.process)))
+        scan.holders.removeAll { apart.contains($0.process) }
+        return scan
+    }
+
+    /// Those of the processes that are daemons of other mounts, whose sources lie apart from this one. What they hold is
+    /// on private mounts, to which no path leads; where this process may not open inodes by their handles (a container
+    /// without CAP_DAC_READ_SEARCH), the scan cannot tell that it lies elsewhere.
+    private static func daemonsApart(from source: String, among processes: Set<Int32>) -> Set<Int32> {
+        if processes.isEmpty { return [] }
+        var apart: Set<Int32> = []
+        for socket in SocketDirectory.sockets(user: geteuid()) {
+            do throws(ControlClientError) {
+                var client = try ControlClient(socket: socket, owner: geteuid())
+                guard processes.contains(client.daemonProcess) else { continue }
+                let other = try client.status().source
+                if Paths.contains(other, source) || Paths.contains(source, other) { continue }
+                apart.insert(client.daemonProcess)
+            } catch {
+                // Whoever does not answer is not known to be elsewhere.
+            }
+        }
+        return apart
     }
 
     private static func list(_ holders: [Holder]) -> String {

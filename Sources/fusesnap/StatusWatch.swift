@@ -82,6 +82,10 @@ struct StatusWatch {
         func bytes(_ number: UInt64, _ rate: Double?) -> String {
             ByteSize(bytes: number).text + (rate.map { " (+\(ByteSize(bytes: UInt64($0)).text)/s)" } ?? "")
         }
+        if let merge = status.merge {
+            let rate = rates?.mergedBytes.map { " (+\(ByteSize(bytes: UInt64($0)).text)/s)" } ?? ""
+            return "\(Instant.textNow)  \(state)  \(MergeProgress(merge).text)\(rate)"
+        }
         let areas = "\(status.changedAreas)" + (rates.map { " (+\(Int($0.changedAreas))/s)" } ?? "")
         return "\(Instant.textNow)  \(state)  delta \(bytes(status.deltaBytes, rates?.deltaBytes))"
             + "  changed areas \(areas)  read \(bytes(status.snapshotBytesRead, rates?.snapshotBytesRead))"

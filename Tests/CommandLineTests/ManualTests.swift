@@ -116,6 +116,24 @@ struct ManualTests {
         }
     }
 
+    @Test(
+        "man -l shows the manual without a warning, on a terminal of 80 columns, with no word of it broken",
+        .enabled(if: Machine.has("man") && Machine.has("groff"), "needs man-db and groff"))
+    func man() throws {
+        for page in try (Self.package / "Docs/man").entries() {
+            let path = (Self.package / "Docs/man" / page).string
+            let shown = try run(
+                ["man", "--warnings", "-l", path],
+                environment: ["MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"])
+            #expect(
+                shown.code == 0 && shown.errors.isEmpty && shown.output.contains("SEE ALSO"), "\(page): \(shown)")
+            for line in shown.output.split(separator: "\n") {
+                // A name that is broken at the end of a line cannot be copied.
+                #expect(line.count <= 80 && !line.hasSuffix("\u{2010}"), "\(page): \(line)")
+            }
+        }
+    }
+
     @Test("install puts everything in its place, and uninstall takes it away", .enabled(if: Machine.has("make")))
     func install() throws {
         try TemporaryDirectory.with { top in

@@ -99,9 +99,14 @@ import Testing
             try mount.start()
             try MountedSource.with { other in
                 let text = try succeed([Machine.binary, "ctl", "list"])
-                let line = text.split(separator: "\n").first { $0.hasPrefix(mount.mountpoint.string + " ") }
-                #expect(
-                    line?.contains(" active ") == true && line?.contains(mount.source.string) == true, "\(text)")
+                let line = text.split(separator: "\n").first {
+                    $0.hasSuffix(" \(mount.mountpoint) of \(mount.source)")
+                }
+                #expect(line?.hasPrefix("active ") == true && line?.contains(" s  ") == true, "\(text)")
+                // What is not a path has its place on the shortest line of a terminal.
+                let mounts = text.split(separator: "\n").filter { $0.contains(" /") }
+                let before = mounts.compactMap { $0.split(separator: "/").first?.count }
+                #expect(before.allSatisfy { $0 < 60 }, "\(text)")
                 kill(other.daemon, SIGKILL)
                 try other.waitForEnd()
                 let json = try succeed([Machine.binary, "ctl", "list", "--json"])

@@ -105,10 +105,10 @@ struct Merge {
             guard let reference = record.reference,
                 let inode = try open(reference, O_RDONLY | O_NONBLOCK | O_NOATIME)
             else { continue }
-            try checked { fsync(inode.raw) }
+            try LinuxSystem.synchronizeAll(inode)
         }
-        try checked { fsync(redirect.staging.raw) }
-        try checked { fsync(redirect.newFiles.raw) }
+        try LinuxSystem.synchronizeAll(redirect.staging)
+        try LinuxSystem.synchronizeAll(redirect.newFiles)
     }
 
     private mutating func forEachName(

@@ -71,7 +71,7 @@ extension Redirect {
     private func synchronizeNewNames() throws(Errno) {
         guard hasMade.exchange(false, ordering: .sequentiallyConsistent) else { return }
         do throws(Errno) {
-            try checked { fsync(newFiles.raw) }
+            try LinuxSystem.synchronizeAll(newFiles)
         } catch {
             hasMade.store(true, ordering: .sequentiallyConsistent)
             throw error
@@ -91,7 +91,7 @@ extension Redirect {
     }
 
     func synchronizeSource() throws(Errno) {
-        try checked { syncfs(source.root.raw) }
+        try synchronizeFileSystem(source.root)
     }
 
     /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
@@ -114,7 +114,7 @@ extension Redirect {
         if sealed.isSealDurable.load(ordering: .acquiring) { return }
         try synchronizeSource()
         if try FileStatus(of: sealed.files.directory).device != source.device {
-            try checked { syncfs(sealed.files.directory.raw) }
+            try synchronizeFileSystem(sealed.files.directory)
         }
         // Behind the seal, so that all of the layer counts.
         try mark(sealed, through: sealed.journal.nextSequence, [])
@@ -128,19 +128,19 @@ extension Redirect {
         if inodes.count > Self.flushedMax {
             try synchronizeSource()
             let store = stack.top.files.directory
-            if try FileStatus(of: store).device != source.device { try checked { syncfs(store.raw) } }
+            if try FileStatus(of: store).device != source.device { try synchronizeFileSystem(store) }
             return
         }
         for reference in inodes {
-            for layer in stack.layers {
+for layer in stack.layers {
                 if let file = try layer.files.existingFile(of: reference.key) {
-                    try checked { fdatasync(file.raw) }
+                    try synchronizeData(file)
                 }
             }
             guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
             do throws(Errno) {
                 let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
-                try checked { fsync(file.raw) }
+                try LinuxSystem.synchronizeAll(file)
             } catch .staleNFSFileHandle {
                 // It has no name any more, and nobody has it open.
             }

@@ -161,7 +161,7 @@ package struct RedirectRecovery {
     private func load(_ found: Found) throws(RecordError) -> Layer {
         let map = DeltaMap(isRedirect: true)
         let isWhole = found.isOfThisBoot || found.isSealed
-        try found.scan.replay(isWhole ? .all : .marked, into: map)
+        try found.scan.replay(isWhole ? .all : .marked, device: source.device, into: map)
         let head = head(found.scan.head, found.number, continued: found.scan.head.isContinued)
         return try attempt("take up", store.layerPath(found.number)) { () throws(Errno) in
             let journal = try Journal(resuming: found.scan, in: found.directory)
@@ -173,7 +173,7 @@ package struct RedirectRecovery {
                 try zeroTails(layer)
                 try journal.compact(
                     dump: { (emit) throws(Errno) in try map.forEachChange(emit) },
-                    makeDurable: { () throws(Errno) in try checked { syncfs(found.directory.raw) } }, head: head)
+                    makeDurable: { () throws(Errno) in try synchronizeFileSystem(found.directory) }, head: head)
             }
             return layer
         }

@@ -171,18 +171,16 @@ extension LiveView {
         return try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
     }
 
-    func extendedAttributeNames(
-        _ node: UInt64, into buffer: UnsafeMutableRawBufferPointer
-    ) throws(Errno) -> Int {
-        if let known = try redirectedExtendedAttributes(node) { return try Self.fill(buffer, withNamesOf: known) }
-        return try LinuxSystem.extendedAttributeNames(try descriptor(of: node), into: buffer)
+    func extendedAttributeNames(_ node: UInt64) throws(Errno) -> [FileName] {
+        if let known = try redirectedExtendedAttributes(node) { return known.names }
+        return try LinuxSystem.extendedAttributeNames(try descriptor(of: node))
     }
 
     /// Puts the names into `buffer`, a NUL byte after each; the number of bytes that they take.
     static func fill(
-        _ buffer: UnsafeMutableRawBufferPointer, withNamesOf attributes: ExtendedAttributes
+        _ buffer: UnsafeMutableRawBufferPointer, with names: [FileName]
     ) throws(Errno) -> Int {
-        try fill(buffer, with: attributes.names.flatMap { $0.bytes + [0] })
+        try fill(buffer, with: names.flatMap { $0.bytes + [0] })
     }
 
     /// Puts `bytes` into `buffer`, unless that is empty; their number. Throws ERANGE where they do not fit.

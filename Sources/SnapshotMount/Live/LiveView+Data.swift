@@ -25,23 +25,25 @@ extension LiveView {
     /// Opens a file for what `flags` ask, and for reading too where that may be, since originals are read before
     /// they change.
     private func openFile(
-        _ node: UInt64, _ flags: Int32, _ open: (Int32) throws(Errno) -> Descriptor
+        _ context: RequestContext, _ node: UInt64, _ flags: Int32,
+        _ open: (Int32) throws(Errno) -> Descriptor
     ) throws(Errno) -> OpenReply {
         let isWriteOnly = flags & O_ACCMODE == O_WRONLY
         if isWriteOnly {
             do throws(Errno) {
                 let both = flags & ~O_ACCMODE | O_RDWR
-                return try opened(try open(both), node, flags)
+                return try opened(context, try open(both), node, flags)
             } catch .permissionDenied {
                 // An ordinary user's daemon, and a file that this user may write but not read.
             }
         }
-        return try opened(try open(flags), node, flags, isReadable: !isWriteOnly)
+        return try opened(context, try open(flags), node, flags, isReadable: !isWriteOnly)
     }
 
     /// The answer to an open for what `flags` ask.
     private func opened(
-        _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true, hasName: Bool = true
+        _ context: RequestContext, _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32,
+        isReadable: Bool = true, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
         let isPassed = backings.areUsed
@@ -53,8 +55,9 @@ extension LiveView {
         let backing = try backings.open(node, kept)
         let file = OpenFile(
             access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
-            isReadable: isReadable || isPassed, isWritable: isWritable,
+            user: context.user, group: context.group, isReadable: isReadable || isPassed, isWritable: isWritable,
             times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
+        if file.isKept { openFiles.add(node, kept) }
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
@@ -97,7 +100,7 @@ extension LiveView {
     ) throws(Errno) -> OpenReply {
         let reference = try reference(of: node)
         func openedNode() throws(Errno) -> OpenReply {
-            try openFile(node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
+            try openFile(context, node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
                 try open(node, reference, flags)
             }
         }
@@ -116,7 +119,7 @@ extension LiveView {
                 if truncates { try assumeWriter(context) }
                 return try openedNode()
             }
-            let opened = try openFile(node, Self.sourceFlags(flags) & ~O_TRUNC) { (flags) throws(Errno) in
+            let opened = try openFile(context, node, Self.sourceFlags(flags) & ~O_TRUNC) { (flags) throws(Errno) in
                 try open(node, reference, flags)
             }
             if truncates { try redirect.truncate(target, to: 0, privilegeLoss(context)) }
@@ -156,6 +159,7 @@ extension LiveView {
             if lingers { keepLingering(node) }
         }
         backings.release(node)
+        if file.isKept { openFiles.remove(node) }
         Handle.release(handle, as: OpenFile.self)
     }
 
@@ -285,12 +289,12 @@ extension LiveView {
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name, at: nodes.moment)
                 // Before the attributes: a file that is open for writing shows others.
-                let opened = try openedAnew(made, node, flags)
+                let opened = try openedAnew(context, made, node, flags)
                 return (reply(node, status), opened)
             } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
                 let (made, status, reference) = try redirect.make(in: directory, name, make)
                 let node = try nodes.remember(reference, parent: parent, name, at: nodes.moment)
-                let opened = try openedAnew(made, node, flags)
+                let opened = try openedAnew(context, made, node, flags)
                 return (reply(node, status), opened)
             }
         } catch .fileExists where flags & O_EXCL == 0 {
@@ -308,10 +312,10 @@ extension LiveView {
     /// The answer to the open of a file that was just made: where there is none, the kernel does not learn of the node
     /// either, and the look-up that was counted for it goes.
     private func openedAnew(
-        _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
+        _ context: RequestContext, _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         do throws(Errno) {
-            return try opened(made, node, flags & ~O_TRUNC, hasName: hasName)
+            return try opened(context, made, node, flags & ~O_TRUNC, hasName: hasName)
         } catch {
             nodes.forget(node, 1)
             throw error
@@ -336,15 +340,17 @@ extension LiveView {
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".", at: nodes.moment)
-            let opened = try openedAnew(made, node, flags, hasName: false)
-            nodes.pin(try reference(of: node), made)
+            let opened = try openedAnew(context, made, node, flags, hasName: false)
+            // Not `made` where that is not what the open file keeps: a descriptor for writing would be taken for an
+            // application's (`hasUnseenWriters`), and the node stay for ever.
+            nodes.pin(try reference(of: node), made) { openFiles.descriptor(of: $0) }
             return (reply(node, status), opened)
         } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
             let (made, status, reference) = try redirect.makeTemporary(
                 in: target, mayGetName: exclusive == 0, make)
             let node = try nodes.remember(reference, parent: parent, ".", at: nodes.moment)
-            let opened = try openedAnew(made, node, flags, hasName: false)
-            nodes.pin(reference, made)
+            let opened = try openedAnew(context, made, node, flags, hasName: false)
+            nodes.pin(reference, made) { openFiles.descriptor(of: $0) }
             return (reply(node, status), opened)
         }
     }
@@ -367,7 +373,7 @@ extension LiveView {
         let range = offset..<offset + Int64(data.count)
         let target = try file.target()
         func write() throws(Errno) -> Int {
-            try assumeWriter(context)
+            try assumeWriter(context, file)
             let count = try writeMost(try file.writer(target.descriptor), data, at: offset)
             didChangeData(file)
             return count
@@ -376,7 +382,7 @@ extension LiveView {
             try write()
         } redirected: { (redirect) throws(Errno) -> Int in
             if isWritten(asItIs: target.reference, redirect) { return try write() }
-            try assumeWriter(context)
+            try assumeWriter(context, file)
             return try redirect.write(target, data, at: offset, privilegeLoss(context))
         }
     }
@@ -393,10 +399,12 @@ extension LiveView {
         var done = 0
         while done < data.count {
             do throws(Errno) {
-                done += try checked {
-                    pwrite(
-                        descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
-                        Int(offset) + done)
+                done += try Steps.step("write") { () throws(Errno) in
+                    try checked {
+                        pwrite(
+                            descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
+                            Int(offset) + done)
+                    }
                 }
             } catch  where done > 0 {
                 return done
@@ -406,7 +414,7 @@ extension LiveView {
     }
 
     func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {
-        try checked { dataOnly ? fdatasync(descriptor.raw) : fsync(descriptor.raw) }
+        try dataOnly ? synchronizeData(descriptor) : synchronizeAll(descriptor)
     }
 
     func allocate(
@@ -451,8 +459,8 @@ extension LiveView {
             var from = Int(offset)
             var to = Int(newOffset)
             let writer = try output.writer(target.descriptor)
-            let count = try checked {
-                copy_file_range(reader.raw, &from, writer.raw, &to, length, 0)
+            let count = try Steps.step("copy") { () throws(Errno) in
+                try checked { copy_file_range(reader.raw, &from, writer.raw, &to, length, 0) }
             }
             didChangeData(output)
             return count

@@ -161,22 +161,27 @@ extension LiveView {
             } else {
                 try LinuxSystem.unlink(at: directory.descriptor, name, flags)
             }
-            didLoseName(victim, status, snapshot)
+            didLoseName(victim, status, (parent, name), snapshot)
             return true
         } redirected: { (redirect) throws(Errno) in
             let (victim, status) = try redirectedTarget(redirect, in: directory, name)
             try redirect.unlink(in: directory, name, victim: victim, isDirectory: flags & AT_REMOVEDIR != 0)
-            didLoseName(victim, status, nil)
+            didLoseName(victim, status, (parent, name), nil)
         }
     }
 
     /// After an inode lost a name, maybe the one that leads to it: where the kernel remembers it (open, even if only
-    /// as O_PATH, or a working directory), its node keeps it by the descriptor. `status` is from before.
+    /// as O_PATH, or a working directory), its node keeps it by a descriptor: that of an open file, where there is one,
+    /// so that removed files take no more descriptors than others. `status` is from before.
     private func didLoseName(
-        _ victim: ChangeTarget, _ status: FileStatus, _ snapshot: Preserve?
+        _ victim: ChangeTarget, _ status: FileStatus, _ lost: (parent: UInt64, name: UnsafePointer<CChar>),
+        _ snapshot: Preserve?
     ) {
         let isLast = status.isDirectory || status.links <= 1 || snapshot?.isInGraveyard(status) == true
-        if isLast || !source.usesHandles { nodes.pin(victim.reference, victim.descriptor) }
+        guard isLast || !source.usesHandles else { return }
+        nodes.pin(victim.reference, victim.descriptor, lost: isLast ? nil : lost) {
+            openFiles.descriptor(of: $0)
+        }
     }
 
     func rename(
@@ -189,7 +194,8 @@ extension LiveView {
         let newDirectory = try target(of: newParent)
         try changeInSlices { (snapshot) throws(Errno) in
             try nodes.whileMoving { () throws(Errno) in
-                try rename((directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
+                try rename(
+                    context, (directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
         } redirected: { (redirect) throws(Errno) in
             let (moved, _) = try redirectedTarget(redirect, in: directory, name)
@@ -209,7 +215,7 @@ extension LiveView {
             }
             let isExchange = flags & UInt32(RENAME_EXCHANGE) != 0
             if let (other, status) = replaced, other.key != moved.key, !isExchange {
-                didLoseName(other, status, nil)
+                didLoseName(other, status, (newParent, newName), nil)
             }
         }
     }
@@ -230,7 +236,7 @@ extension LiveView {
     private typealias Place = (directory: ChangeTarget, node: UInt64, name: UnsafePointer<CChar>)
 
     private func rename(
-        _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
+        _ context: RequestContext, _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
     ) throws(Errno) -> Bool {
         let (moved, _) = try target(in: old.directory, old.name)
         var replaced: (ChangeTarget, FileStatus)?
@@ -244,10 +250,12 @@ extension LiveView {
             let move = Preserve.Move(
                 moved, replacing: replaced?.0, flags: flags,
                 ancestors: nodes.ancestors(of: new.node) + nodes.ancestors(of: old.node))
-            guard try snapshot.rename(move, from: old.directory, old.name, to: new.directory, new.name) else {
-                return false
-            }
+            let isDone = try snapshot.rename(
+                move, from: old.directory, old.name, to: new.directory, new.name,
+                assume: { () throws(Errno) in try assume(context) })
+            guard isDone else { return false }
         } else {
+            try assume(context)
             try LinuxSystem.rename(
                 at: old.directory.descriptor, old.name, to: new.directory.descriptor, new.name,
                 flags: flags)
@@ -257,7 +265,7 @@ extension LiveView {
             if isExchange {
                 nodes.move(other.reference, to: old.node, old.name)
             } else {
-                didLoseName(other, status, snapshot)
+                didLoseName(other, status, (new.node, new.name), snapshot)
             }
         }
         if flags & UInt32(RENAME_WHITEOUT) != 0, let snapshot {

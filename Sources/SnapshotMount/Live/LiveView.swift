@@ -22,6 +22,7 @@ final class LiveView: Sendable {
     let freezeDirectory = FreezeDirectory()
     let backings = Backings()
     let budget = DescriptorBudget()
+    let openFiles = OpenFiles()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -186,6 +187,13 @@ final class LiveView: Sendable {
         try credentials.assume(
             user: context.user, group: context.group, mask: context.mask,
             keepsSetID: !context.killsPrivileges)
+    }
+
+    /// The calling thread writes to an open file as the user who asks; what the kernel writes of its page cache, as the
+    /// one who opened the file: then nobody asks, and written as root it would be what takes the blocks reserved for root.
+    func assumeWriter(_ context: RequestContext, _ file: OpenFile) throws(Errno) {
+        guard context.isWriteBack else { return try assumeWriter(context) }
+        try credentials.assume(user: file.user, group: file.group, mask: context.mask)
     }
 }
 

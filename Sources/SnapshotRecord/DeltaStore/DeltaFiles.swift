@@ -97,7 +97,7 @@ package final class DeltaFiles: Sendable {
     package func synchronizeNames() throws(Errno) {
         guard hasMade.exchange(false, ordering: .sequentiallyConsistent) else { return }
         do throws(Errno) {
-            try checked { fsync(directory.raw) }
+            try synchronizeAll(directory)
         } catch {
             hasMade.store(true, ordering: .sequentiallyConsistent)
             throw error

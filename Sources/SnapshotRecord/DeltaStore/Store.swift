@@ -340,7 +340,7 @@ package final class Store: Sendable {
             return
         }
         try removeIfPresent(opened, Journal.fileName, 0)
-        try checked { fsync(opened.raw) }
+        try synchronizeAll(opened)
     }
 
     /// Removes a layer: first its journal, then its delta files.
@@ -366,8 +366,8 @@ package final class Store: Sendable {
 
     /// Makes the layers' directories themselves durable.
     package func synchronize() throws(Errno) {
-        try checked { fsync(directory.raw) }
-        if companion !== directory { try checked { fsync(companion.raw) } }
+        try synchronizeAll(directory)
+        if companion !== directory { try synchronizeAll(companion) }
     }
 
     /// The directories of new files, and of what a merge is moving; made where they are not there.

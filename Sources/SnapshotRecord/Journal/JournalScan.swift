@@ -130,15 +130,18 @@ package struct JournalScan: Sendable {
         return marks
     }
 
-    /// Applies what counts to `map`, which is empty: by `DeltaMap.apply`, in the journal's order.
+    /// Applies what counts to `map`, which is empty: by `DeltaMap.apply`, in the journal's order. All inodes are of one
+    /// device, whose number is now `device`: the recorded one was that of an earlier start of the machine, or mount.
     ///
     /// The map is of no use after an error. Throws `damaged` where a record makes no sense, or the file is not what it
     /// was when it was scanned, and `newer`.
-    package func replay(_ counting: Counting, into map: DeltaMap) throws(RecordError) {
+    package func replay(
+        _ counting: Counting, device: UInt64? = nil, into map: DeltaMap
+    ) throws(RecordError) {
         try forEachRecord { (record) throws(DecodeProblem) in
             guard record.kind == .changes || record.kind == .baseChanges else { return }
             let countsWhole = counting == .all || record.kind == .baseChanges
-            var reader = RecordReader(record.payload)
+            var reader = RecordReader(record.payload, device: device)
             while !reader.isAtEnd {
                 let change = try reader.change()
                 if countsWhole || marks.covers(change, record.sequence) { map.apply(change) }

@@ -20,8 +20,14 @@ enum DecodeProblem: Error {
 struct RecordReader {
     private let bytes: UnsafeRawBufferPointer
     private var at = 0
+    /// The number that the source's device has now: a device may have another one after a start of the machine. nil takes
+    /// what was recorded.
+    private let device: UInt64?
 
-    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+    init(_ bytes: UnsafeRawBufferPointer, device: UInt64? = nil) {
+        self.bytes = bytes
+        self.device = device
+    }
 
     var isAtEnd: Bool { at == bytes.count }
     private var left: Int { bytes.count - at }
@@ -87,7 +93,7 @@ struct RecordReader {
     private mutating func reference() throws(DecodeProblem) -> InodeReference {
         var status = FileStatus()
         (status.inode, status.birth) = (try number(), try number())
-        status.device = try number()
+        status.device = try deviceNumber()
         let kind = try number(UInt32.self)
         guard kind & ~UInt32(S_IFMT) == 0 else { throw .damaged("a kind of file that there is not") }
         status.mode = kind
@@ -97,9 +103,14 @@ struct RecordReader {
         return InodeReference(status, handle: handle)
     }
 
+    private mutating func deviceNumber() throws(DecodeProblem) -> UInt64 {
+        let recorded = try number(UInt64.self)
+        return device ?? recorded
+    }
+
     private mutating func status() throws(DecodeProblem) -> FileStatus {
         var status = FileStatus()
-        status.device = try number()
+        status.device = try deviceNumber()
         status.inode = try number()
         status.birth = try number()
         status.specialDevice = try number()
