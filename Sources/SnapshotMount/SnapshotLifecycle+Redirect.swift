@@ -163,6 +163,7 @@ extension SnapshotLifecycle {
     /// Takes up what an earlier daemon left, before anything is served: `note` gets a line on it. Throws where that cannot
     /// be used as it is; nothing has been changed then.
     package func recover(_ note: (String) -> Void) throws(RecordError) {
+        try recoverPreserve(note)
         guard let boot, source.usesHandles else { return try refuseLayers() }
         let recovery = RedirectRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
@@ -187,7 +188,7 @@ extension SnapshotLifecycle {
     }
 
     /// A store with layers cannot be used without file handles.
-    private func refuseLayers() throws(RecordError) {
+    func refuseLayers() throws(RecordError) {
         do throws(Errno) {
             if try !store.layerNumbers().isEmpty { throw Errno.notSupported }
         } catch {
@@ -195,7 +196,7 @@ extension SnapshotLifecycle {
         }
     }
 
-    private func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
+    func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
         do throws(Errno) {
             try redirect.merge(gate) { _ in
                 nil
@@ -210,6 +211,8 @@ extension SnapshotLifecycle {
     /// Once requests are served: shows the snapshot that was taken up, or merges on.
     package func resume() {
         if let active = generation.mutex.withLock({ $0 }) {
+            foreignChanges?.prepare(active.embodiment.cut)
+            foreignChanges?.begin()
             observer.mutex.withLock { $0 }?.didStart(active.embodiment.cut)
             if case .redirect(let redirect) = active.embodiment { keepDurable(redirect) }
             return
