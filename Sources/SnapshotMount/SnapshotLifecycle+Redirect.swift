@@ -19,6 +19,12 @@ extension SnapshotLifecycle {
             embodiment: .redirect, layer: number, isContinued: false, source: source.rootReference.key,
             cut: .current, serial: serial, boot: boot)
         let layer = try Redirect.makeLayer(number, in: store, head, bytesMax: deltaBytesMax)
+        do throws(Errno) {
+            try layer.makeReserve()
+        } catch {
+            try store.removeLayer(number)
+            throw error
+        }
         let cut = SnapshotCut(source: source, store: nil, didBecomeInexact: tellInexact)
         return try Redirect(
             [layer], cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: deltaBytesMax)
@@ -72,6 +78,7 @@ extension SnapshotLifecycle {
         let sealed = redirect.stack.top
         var summary = Self.summary(ending)
         do throws(Errno) {
+            try sealed.giveReserveBack()
             try redirect.seal(gate) {
                 summary = Self.summary(ending, sealed)
                 ending.end.end()
@@ -156,6 +163,7 @@ extension SnapshotLifecycle {
     /// Takes up what an earlier daemon left, before anything is served: `note` gets a line on it. Throws where that cannot
     /// be used as it is; nothing has been changed then.
     package func recover(_ note: (String) -> Void) throws(RecordError) {
+        try recoverPreserve(note)
         guard let boot, source.usesHandles else { return try refuseLayers() }
         let recovery = RedirectRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
@@ -180,7 +188,7 @@ extension SnapshotLifecycle {
     }
 
     /// A store with layers cannot be used without file handles.
-    private func refuseLayers() throws(RecordError) {
+    func refuseLayers() throws(RecordError) {
         do throws(Errno) {
             if try !store.layerNumbers().isEmpty { throw Errno.notSupported }
         } catch {
@@ -188,7 +196,7 @@ extension SnapshotLifecycle {
         }
     }
 
-    private func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
+    func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
         do throws(Errno) {
             try redirect.merge(gate) { _ in
                 nil
@@ -203,6 +211,8 @@ extension SnapshotLifecycle {
     /// Once requests are served: shows the snapshot that was taken up, or merges on.
     package func resume() {
         if let active = generation.mutex.withLock({ $0 }) {
+            foreignChanges?.prepare(active.embodiment.cut)
+            foreignChanges?.begin()
             observer.mutex.withLock { $0 }?.didStart(active.embodiment.cut)
             if case .redirect(let redirect) = active.embodiment { keepDurable(redirect) }
             return
@@ -232,7 +242,7 @@ extension SnapshotLifecycle {
 /// Inodes that were thrown away with a redirect: who has one open gets errors, never other data. Safe for use by all
 /// threads.
 final class VanishedInodes: Sendable {
-    private let isUsed = Atomic<Bool>(false)
+    private let isAny = Atomic<Bool>(false)
     private let keys = Mutex<Set<InodeKey>>([])
 
     /// Adds all that were made in a redirect.
@@ -242,12 +252,15 @@ final class VanishedInodes: Sendable {
                 keys.insert(record.key)
             }
         }
-        isUsed.store(true, ordering: .sequentiallyConsistent)
+        isAny.store(true, ordering: .sequentiallyConsistent)
     }
+
+    /// Whether there may be any: most mounts never discard.
+    var isUsed: Bool { isAny.load(ordering: .sequentiallyConsistent) }
 
     /// Throws ESTALE for one of them.
     func check(_ key: InodeKey) throws(Errno) {
-        guard isUsed.load(ordering: .sequentiallyConsistent) else { return }
+        guard isUsed else { return }
         if keys.withLock({ $0.contains(key) }) { throw .staleNFSFileHandle }
     }
 }

@@ -43,6 +43,8 @@ package final class Redirect: Sendable {
     /// Files without a name that may still get one.
     let temporaries = Mutex<Set<InodeKey>>([])
     let templates = Mutex<[TemplateDirectory: Descriptor]>([:])
+    /// Whether every directory gives its group to what is made in it; nil until that is needed.
+    let givesGroups = Mutex<Bool?>(nil)
     /// Whether a name was made in `newFiles` since these were made durable; true at first, for what was there before.
     let hasMade = Atomic<Bool>(true)
     /// Names in `newFiles` that stand for no inode of the map.
@@ -129,6 +131,8 @@ package final class Redirect: Sendable {
             if let known {
                 attributes = known
             } else {
+                // The source refuses it, and would the merge.
+                if try isProtected(target.descriptor) { throw .notPermitted }
                 var status = source.withoutStore(try FileStatus(of: target.descriptor))
                 if let links = stack.links(of: target.key) {
                     status.links = links.count

@@ -301,9 +301,16 @@ extension Redirect {
         try credentials.assumeDaemon()
         var known: Set<FileName> = []
         for layer in layers {
-            for record in layer.map.records
-            where record.contents.withLock({ $0.place == .store || $0.links != nil }) {
-                known.insert(record.key.fileName)
+            for record in layer.map.records {
+                let (isKept, named) = record.contents.withLock { contents in
+                    let named = contents.entries.values.compactMap { entry -> InodeKey? in
+                        if case .present(let reference) = entry { reference.key } else { nil }
+                    }
+                    return (contents.place == .store || contents.links != nil, named)
+                }
+                if isKept { known.insert(record.key.fileName) }
+                // Made without a name before the cut or in the layer below, and named since.
+                for key in named { known.insert(key.fileName) }
             }
         }
         var strays: [FileName] = []

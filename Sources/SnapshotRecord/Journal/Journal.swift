@@ -109,6 +109,30 @@ package final class Journal: Sendable {
         }
     }
 
+    /// Writes the head anew, in its place: of the same layer (else EINVAL). Neither is it synced.
+    package func restate(_ head: JournalHead) throws(Errno) {
+        try state.withLock { (state) throws(Errno) in
+            guard head.layer == state.head.layer else { throw .invalidArgument }
+            let buffer = RecordBuffer()
+            buffer.put(head, isCompacted: false, firstSequence: 0)
+            try writeFully(state.file.descriptor, buffer.bytes, at: 0)
+            state.head = head
+        }
+    }
+
+    /// Takes the file's name away, or, where that cannot be, what it says: there is no journal from then on, and appends go
+    /// nowhere.
+    package func remove() throws(Errno) {
+        do throws(Errno) {
+            try Self.fileName.withCString { (name) throws(Errno) in
+                try unlink(at: directory, name)
+            }
+        } catch {
+            if error == .noSuchFileOrDirectory { return }
+            try truncate(state.withLock { $0.file.descriptor }, to: 0)
+        }
+    }
+
     /// fdatasync(2): when it returns, all that was appended before the call outlasts a power cut.
     ///
     /// The lock is not held meanwhile, so that appends go on. Once it has thrown it always throws, until a compaction
