@@ -46,7 +46,8 @@ package struct RedirectRecovery {
         /// Whether it is sealed, and all of it counts.
         var isSealed: Bool {
             guard let sealed = scan.sealedSequence else { return false }
-            return isOfThisBoot || scan.lastMarkSequence.map { $0 > sealed } ?? false
+            // Not any mark behind the seal: that of an fsync which began before it covers only what came before that.
+            return isOfThisBoot || scan.through > sealed
         }
     }
 
@@ -144,7 +145,8 @@ package struct RedirectRecovery {
             let mayBe = try attempt("read", path) { () throws(Errno) in
                 if try !isUnwritten(directory) { return false }
                 if try holdsOthers(directory) { return false }
-                return try !isOnly || !store.holdsNew()
+                if !isOnly { return true }
+                return try !store.holdsNew()
             }
             if !mayBe { throw error }
             return nil
