@@ -92,7 +92,7 @@ class Side:
         os.fsync(self.open[key])
 
     def do_fsyncdir(self, name):
-        fd = os.open(self.path(name), os.O_RDONLY)
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK)
         try:
             os.fsync(fd)
         finally:
