@@ -144,7 +144,8 @@ package struct RedirectRecovery {
             let mayBe = try attempt("read", path) { () throws(Errno) in
                 if try !isUnwritten(directory) { return false }
                 if try holdsOthers(directory) { return false }
-                return try !isOnly || !store.holdsNew()
+                if !isOnly { return true }
+                return try !store.holdsNew()
             }
             if !mayBe { throw error }
             return nil

@@ -50,7 +50,6 @@ package final class Store: Sendable {
     package init(source: Descriptor, sourcePath: String, path: String?) throws(StoreError) {
         let defaultPath = sourcePath + "/" + Self.defaultName.description
         self.path = path ?? defaultPath
-        companionPath = defaultPath
         self.source = source
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
