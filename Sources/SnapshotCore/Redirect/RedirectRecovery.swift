@@ -46,7 +46,8 @@ package struct RedirectRecovery {
         /// Whether it is sealed, and all of it counts.
         var isSealed: Bool {
             guard let sealed = scan.sealedSequence else { return false }
-            return isOfThisBoot || scan.lastMarkSequence.map { $0 > sealed } ?? false
+            // Not any mark behind the seal: that of an fsync which began before it covers only what came before that.
+            return isOfThisBoot || scan.through > sealed
         }
     }
 
