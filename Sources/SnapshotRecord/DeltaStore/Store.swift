@@ -50,7 +50,6 @@ package final class Store: Sendable {
     package init(source: Descriptor, sourcePath: String, path: String?) throws(StoreError) {
         let defaultPath = sourcePath + "/" + Self.defaultName.description
         self.path = path ?? defaultPath
-        companionPath = defaultPath
         self.source = source
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
@@ -197,6 +196,9 @@ package final class Store: Sendable {
         }
     }
 
+    /// For how long a daemon that is at its end may hold the lock.
+    private static let lockTimeoutMilliseconds: Int32 = 60_000
+
     private static func takeLock(
         in directory: Descriptor, path: String
     ) throws(StoreError) -> Descriptor {
@@ -206,10 +208,15 @@ package final class Store: Sendable {
                 try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
-        if flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
+        while flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
             let error = currentErrno()
-            if error == .resourceTemporarilyUnavailable { throw .inUse(path: path) }
-            throw .system(error, action: "lock the store", path: path)
+            guard error == .resourceTemporarilyUnavailable else {
+                throw .system(error, action: "lock the store", path: path)
+            }
+            // A daemon that was killed a moment ago may wait for the disk before it has gone.
+            guard LockHolder(of: file)?.waitForEnd(milliseconds: lockTimeoutMilliseconds) == true else {
+                throw .inUse(path: path)
+            }
         }
         return file
     }
