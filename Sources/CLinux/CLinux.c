@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/statfs.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <linux/capability.h>
@@ -65,6 +66,22 @@ int cl_statx(int directory, const char *path, int flags, struct cl_status *statu
 		.birth = plain_time(raw.stx_btime),
 	};
 	return 0;
+}
+
+int cl_file_system_type(int descriptor, uint32_t *type)
+{
+	struct statfs raw;
+	int result = fstatfs(descriptor, &raw);
+	*type = (uint32_t) raw.f_type;
+	return result;
+}
+
+int cl_is_protected(int descriptor)
+{
+	struct statx raw;
+	if (statx(descriptor, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW, 0, &raw) != 0)
+		return -1;
+	return (raw.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0;
 }
 
 struct handle_room {

@@ -7,11 +7,12 @@ package import SystemPackage
 /// /proc/sys/kernel/random/boot_id: 16 bytes, other ones whenever the machine has started. Throws EIO where it does
 /// not read as such.
 package func bootNumber() throws(Errno) -> (UInt64, UInt64) {
-    let file = try FileName("/proc/sys/kernel/random/boot_id").withCString { (path) throws(Errno) in
-        try Descriptor.open(at: .workingDirectory, path, O_RDONLY)
-    }
+    // A `Descriptor` that does not leave this function is put on the stack by the optimizer of Swift 6.3.1, without its
+    // header, and then freed by it: a crash, or none, by what the stack held before.
+    let file = try checked { open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC) }
+    defer { _ = close(file) }
     var text = [UInt8](repeating: 0, count: 64)
-    let length = try checked { read(file.raw, &text, text.count) }
+    let length = try checked { read(file, &text, text.count) }
     let digits = text[..<length].compactMap { byte -> UInt64? in
         switch byte {
         case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt64(byte - UInt8(ascii: "0"))

@@ -140,6 +140,8 @@ package struct PreserveRecovery {
                 throw .because("\(file) is damaged at byte \(offset): \(problem)")
             case .noHead(let file):
                 throw .because("\(file) is not a journal, its beginning is damaged, or it was just being begun")
+            case .incomplete(let file, let problem):
+                throw .because("\(file) \(problem)")
             case .newer, .system:
                 throw .failed(error)
             }

@@ -13,10 +13,18 @@ extension SnapshotLifecycle {
     func makeRedirect(_ serial: UInt64) throws(Errno) -> Redirect {
         guard let boot else { throw .notSupported }
         let number = (try store.layerNumbers().max() ?? 0) + 1
+        // What an idle daemon may have left: from now on there is a journal that speaks of all that is in there.
+        try store.emptyNew()
         let head = JournalHead(
             embodiment: .redirect, layer: number, isContinued: false, source: source.rootReference.key,
             cut: .current, serial: serial, boot: boot)
         let layer = try Redirect.makeLayer(number, in: store, head, bytesMax: deltaBytesMax)
+        do throws(Errno) {
+            try layer.makeReserve()
+        } catch {
+            try store.removeLayer(number)
+            throw error
+        }
         let cut = SnapshotCut(source: source, store: nil, didBecomeInexact: tellInexact)
         return try Redirect(
             [layer], cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: deltaBytesMax)
@@ -70,6 +78,7 @@ extension SnapshotLifecycle {
         let sealed = redirect.stack.top
         var summary = Self.summary(ending)
         do throws(Errno) {
+            try sealed.giveReserveBack()
             try redirect.seal(gate) {
                 summary = Self.summary(ending, sealed)
                 ending.end.end()
@@ -233,7 +242,7 @@ extension SnapshotLifecycle {
 /// Inodes that were thrown away with a redirect: who has one open gets errors, never other data. Safe for use by all
 /// threads.
 final class VanishedInodes: Sendable {
-    private let isUsed = Atomic<Bool>(false)
+    private let isAny = Atomic<Bool>(false)
     private let keys = Mutex<Set<InodeKey>>([])
 
     /// Adds all that were made in a redirect.
@@ -243,12 +252,15 @@ final class VanishedInodes: Sendable {
                 keys.insert(record.key)
             }
         }
-        isUsed.store(true, ordering: .sequentiallyConsistent)
+        isAny.store(true, ordering: .sequentiallyConsistent)
     }
+
+    /// Whether there may be any: most mounts never discard.
+    var isUsed: Bool { isAny.load(ordering: .sequentiallyConsistent) }
 
     /// Throws ESTALE for one of them.
     func check(_ key: InodeKey) throws(Errno) {
-        guard isUsed.load(ordering: .sequentiallyConsistent) else { return }
+        guard isUsed else { return }
         if keys.withLock({ $0.contains(key) }) { throw .staleNFSFileHandle }
     }
 }

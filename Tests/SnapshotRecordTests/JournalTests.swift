@@ -56,6 +56,35 @@ import Testing
         #expect(root.mount != 0 && other.mount != root.mount)
     }
 
+    @Test("what is replayed is of the device with the number that it has now")
+    func deviceNumber() throws {
+        try TemporaryDirectory.with { top in
+            let place = try JournalPlace(top)
+            var changes = ChangeGenerator(seed: 1)
+            let (directory, file) = (InodeKey(inode: 1, birth: 1), InodeKey(inode: 4, birth: 4_000_000_028))
+            let (parent, child) = (changes.reference(directory), changes.reference(file))
+            var status = FileStatus()
+            (status.device, status.inode) = (parent.device, 1)
+            let attributes = RecordedAttributes(status: status, extended: ExtendedAttributes())
+            try place.make().append(
+                .changes([
+                    .reference(parent), .attributes(directory, attributes), .born(child),
+                    .name(in: directory, FileName("name"), .present(child)),
+                ]))
+            let map = DeltaMap(isRedirect: true)
+            try place.scan().replay(.all, device: parent.device + 1, into: map)
+            let found = pictures(map)
+            #expect(found.count == 2)
+            #expect(found.values.allSatisfy { $0.reference?.device == parent.device + 1 })
+            #expect(found[directory]?.attributes?.status.device == parent.device + 1)
+            guard case .present(let entry)? = found[directory]?.entries[FileName("name")] else {
+                Issue.record("the name is not there")
+                return
+            }
+            #expect(entry.device == parent.device + 1 && entry.key == file)
+        }
+    }
+
     @Test("each change and each event reads as it was written", arguments: seeds(8))
     func roundTrip(_ seed: UInt64) throws {
         try TemporaryDirectory.with { top in

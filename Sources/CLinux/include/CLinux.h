@@ -30,6 +30,10 @@ struct cl_status {
 	struct cl_time accessed, modified, changed, birth;
 };
 int cl_statx(int directory, const char *path, int flags, struct cl_status *status);
+/* The type that fstatfs(2) tells. */
+int cl_file_system_type(int descriptor, uint32_t *type);
+/* 1 where what `descriptor` refers to is immutable or append-only, else 0; -1 as statx(2). */
+int cl_is_protected(int descriptor);
 
 /* name_to_handle_at(2) and open_by_handle_at(2) with the handle's bytes apart from its header.
  * `*length` is the room in `bytes` before the call, and what the handle needs after it. */

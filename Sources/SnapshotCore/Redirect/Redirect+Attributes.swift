@@ -43,6 +43,7 @@ extension Redirect {
     ) throws(Errno) {
         let stack = stack
         let record = try changeable(target, stack)
+        let (accessed, modified) = (try kept(accessed), try kept(modified))
         let now = Self.now
         func time(_ wanted: Timestamp, _ old: Timestamp) -> Timestamp {
             wanted == .omitted ? old : wanted == .now ? now : wanted
@@ -57,6 +58,16 @@ extension Redirect {
                 stack.top,
                 [.attributes(record.key, RecordedAttributes(status: status, extended: before.extended))])
         }
+    }
+
+    /// What the source's file system makes of a time: not every one keeps times before 1970 or after 2038.
+    private func kept(_ time: Timestamp) throws(Errno) -> Timestamp {
+        if time == .now || time == .omitted || (0...Int64(Int32.max)).contains(time.seconds) { return time }
+        try credentials.assumeDaemon()
+        let scratch = try ScratchFile(in: newFiles, kind: UInt32(S_IFREG), temporaryName())
+        defer { scratch.remove(credentials) }
+        try LinuxSystem.changeTimes(scratch.descriptor, accessed: .omitted, modified: time)
+        return try FileStatus(of: scratch.descriptor).modified
     }
 
     /// What becomes of attributes by `change`, which gets a file that has them.

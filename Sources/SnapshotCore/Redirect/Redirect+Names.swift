@@ -83,11 +83,10 @@ extension Redirect {
     /// A directory of the store in which what is made comes out as in `directory`: with its group, where it gives that,
     /// and by its default access control list.
     private func template(for directory: RecordedAttributes) throws(Errno) -> Descriptor {
-        let template = TemplateDirectory(
-            group: directory.status.group,
-            givesGroup: directory.status.mode & UInt32(S_ISGID) != 0,
-            list: directory.extended.values[Self.defaultList] ?? [])
-        if !template.givesGroup && template.list.isEmpty { return newFiles }
+        let list = directory.extended.values[Self.defaultList] ?? []
+        let givesGroup = directory.status.mode & UInt32(S_ISGID) != 0
+        if !givesGroup && list.isEmpty, try !everyDirectoryGivesGroup() { return newFiles }
+        let template = TemplateDirectory(group: directory.status.group, givesGroup: givesGroup, list: list)
         if let known = templates.withLock({ $0[template] }) { return known }
         try credentials.assumeDaemon()
         let name = temporaryName()
@@ -95,10 +94,8 @@ extension Redirect {
             try makeDirectory(at: newFiles, string, mode: 0o700)
             return try Descriptor.open(at: newFiles, string, O_RDONLY | O_DIRECTORY)
         }
-        if template.givesGroup {
-            try changeOwner(made, user: .max, group: template.group)
-            try changeMode(made, 0o2700)
-        }
+        try changeOwner(made, user: .max, group: template.group)
+        if template.givesGroup { try changeMode(made, 0o2700) }
         if !template.list.isEmpty {
             try Self.defaultList.withCString { (name) throws(Errno) in
                 try template.list.withUnsafeBytesTyped { (list) throws(Errno) in
@@ -108,9 +105,35 @@ extension Redirect {
         }
         return templates.withLock { templates in
             if let other = templates[template] { return other }
+            // The directories of those that are dropped go with `newFiles`.
+            if templates.count >= Self.templatesMax { templates = [:] }
             templates[template] = made
             return made
         }
+    }
+
+    private static let templatesMax = 256
+
+    /// Whether what is made in any directory gets its group: the mount options `grpid` and `bsdgroups`. Found out once.
+    private func everyDirectoryGivesGroup() throws(Errno) -> Bool {
+        if let known = givesGroups.withLock({ $0 }) { return known }
+        try credentials.assumeDaemon()
+        let name = temporaryName()
+        let directory = try name.withCString { (string) throws(Errno) in
+            try makeDirectory(at: newFiles, string, mode: 0o700)
+            return try Descriptor.open(at: newFiles, string, O_RDONLY | O_DIRECTORY)
+        }
+        defer { removeStray(newFiles, name) }
+        let group = try FileStatus(of: directory).group + 1
+        try changeOwner(directory, user: .max, group: group)
+        let child = FileName("t")
+        let gives = try child.withCString { (string) throws(Errno) in
+            try makeDirectory(at: directory, string, mode: 0o700)
+            return try FileStatus(at: directory, string).group == group
+        }
+        removeStray(directory, child)
+        givesGroups.withLock { $0 = gives }
+        return gives
     }
 
     /// Makes something under a name of a directory: `making` makes it under a name in the directory that it is given, as
@@ -164,12 +187,12 @@ extension Redirect {
         do throws(Errno) {
             let status = try FileStatus(of: opened)
             let reference = try source.reference(of: opened, status)
-            hasMade.store(true, ordering: .sequentiallyConsistent)
             try temporary.withCString { (old) throws(Errno) in
                 try reference.key.fileName.withCString { (new) throws(Errno) in
                     try LinuxSystem.rename(at: place, old, to: newFiles, new)
                 }
             }
+            didMakeName()
             at = (newFiles, reference.key.fileName)
             // The rename has changed its time of change, before anybody has seen it.
             let made = try FileStatus(of: opened)
@@ -179,6 +202,12 @@ extension Redirect {
             removeStray(at.0, at.1)
             throw error
         }
+    }
+
+    /// A name is in `newFiles`, and its record not yet in the journal: so the mark that covers that finds this noted. (Noted
+    /// before it is there, a mark in between would take the note and miss the name.)
+    private func didMakeName() {
+        hasMade.store(true, ordering: .sequentiallyConsistent)
     }
 
     private func removeStray(_ directory: Descriptor, _ name: FileName) {
@@ -248,8 +277,12 @@ extension Redirect {
         let parent = try changeable(directory, stack)
         let inode = try relinked(target, stack)
         let status = try status(of: target.key) { () throws(Errno) in try FileStatus(of: target.descriptor) }
-        if status.links == 0, !temporaries.withLock({ $0.contains(target.key) }) { throw .noSuchFileOrDirectory }
-        if Int(status.links) >= linksMax { throw .tooManyLinks }
+        if status.links == 0, !temporaries.withLock({ $0.contains(target.key) }),
+            try FileStatus(of: target.descriptor).links > 0
+        {
+            throw .noSuchFileOrDirectory
+        }
+        if try Int(status.links) >= linksMax() { throw .tooManyLinks }
         try credentials.assumeDaemon()
         try metadata.withLock { (_) throws(Errno) in
             let now = Self.now
@@ -262,10 +295,10 @@ extension Redirect {
         _ = temporaries.withLock { $0.remove(target.key) }
     }
 
-    /// A file that was made without a name gets its place in the store. With `metadata` held, so that a merge does not
-    /// take it for one that nothing names.
+    /// A file that was made without a name, be it before the cut, gets its place in the store. With `metadata` held, so that
+    /// a merge does not take it for one that nothing names. Throws ENOENT where it may not have a name.
     private func keepTemporary(_ target: ChangeTarget) throws(Errno) {
-        hasMade.store(true, ordering: .sequentiallyConsistent)
+        defer { didMakeName() }
         do throws(Errno) {
             try target.key.fileName.withCString { (name) throws(Errno) in
                 try LinuxSystem.link(target.descriptor, at: newFiles, name)
@@ -276,10 +309,18 @@ extension Redirect {
     }
 
     /// How many names the source's file system gives a file.
-    private var linksMax: Int {
+    private func linksMax() throws(Errno) -> Int {
         let most = fpathconf(source.root.raw, Int32(_PC_LINK_MAX))
+        // What the C library says of file systems that it does not know.
+        if most == Self.unknownLinksMax {
+            return try fileSystemType(of: source.root) == Self.btrfsType ? Self.btrfsLinksMax : .max
+        }
         return most > 0 ? most : .max
     }
+
+    private static let unknownLinksMax = 127
+    private static let btrfsLinksMax = 65_535
+    private static let btrfsType: UInt32 = 0x9123_683E
 
     /// unlink(2) or rmdir(2) of a name that stands for `victim`.
     package func unlink(
@@ -394,6 +435,8 @@ extension Redirect {
                     ]
                 }
                 try record(stack.top, changes)
+                // What replaces another is looked for after a power cut, with its data.
+                if move.replaced != nil, !move.isExchange { commits.noteReplacing(move.moved.reference) }
             }
         }
 
@@ -406,8 +449,6 @@ extension Redirect {
             try note(nil)
         }
         if let other = move.replaced, !move.isExchange {
-            // What replaces another is looked for after a power cut, with its data.
-            commits.noteReplacing(move.moved.reference)
             didLoseName(other.reference, stack)
         }
     }

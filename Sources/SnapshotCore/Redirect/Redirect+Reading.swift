@@ -1,6 +1,7 @@
 internal import Glibc
 package import LinuxSystem
 package import SnapshotRecord
+internal import Synchronization
 package import SystemPackage
 
 // What applications see: the stack of layers over the primary. Nothing here needs the gate.
@@ -68,6 +69,27 @@ extension Redirect {
         }
         guard let found else { throw .noSuchAddressOrDevice }
         return found
+    }
+
+    /// The directory that holds the name of a directory, where a layer has given it that name. Looks at all names that have
+    /// changed: only file handles of forgotten directories ask.
+    package func recordedParent(of directory: InodeKey) -> InodeReference? {
+        let stack = stack
+        for layer in stack.layers {
+            for record in layer.map.records {
+                let names = record.contents.withLock { contents in
+                    contents.entries.compactMap { (name, entry) -> FileName? in
+                        if case .present(let reference) = entry, reference.key == directory { return name }
+                        return nil
+                    }
+                }
+                for name in names {
+                    let entry = name.withCString { stack.entry(in: record.key, $0) }
+                    if case .present(let now) = entry, now.key == directory { return record.reference }
+                }
+            }
+        }
+        return nil
     }
 
     /// The names in a directory of which the layers say something.

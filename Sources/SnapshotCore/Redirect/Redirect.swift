@@ -43,6 +43,8 @@ package final class Redirect: Sendable {
     /// Files without a name that may still get one.
     let temporaries = Mutex<Set<InodeKey>>([])
     let templates = Mutex<[TemplateDirectory: Descriptor]>([:])
+    /// Whether every directory gives its group to what is made in it; nil until that is needed.
+    let givesGroups = Mutex<Bool?>(nil)
     /// Whether a name was made in `newFiles` since these were made durable; true at first, for what was there before.
     let hasMade = Atomic<Bool>(true)
     /// Names in `newFiles` that stand for no inode of the map.
@@ -70,16 +72,19 @@ package final class Redirect: Sendable {
     /// Inside the closed gate.
     func replaceStack(_ stack: LayerStack) { current.mutex.withLock { $0 = stack } }
 
-    /// Begins a layer: its directory and its journal's head. Nothing of it is durable yet.
+    /// Begins a layer: its directory and its journal's head. That is durable before anything else is in the layer, so that
+    /// a layer with something in it and an empty journal is known to be damaged.
     package static func makeLayer(
         _ number: UInt64, in store: Store, _ head: JournalHead, bytesMax: UInt64?
     ) throws(Errno) -> Layer {
         let directory = try store.makeLayer(number)
         do throws(Errno) {
+            let journal = try Journal(creatingIn: directory, head: head)
+            try journal.synchronize()
+            try LinuxSystem.synchronizeAll(directory)
             return Layer(
                 number: number, map: DeltaMap(isRedirect: true),
-                files: DeltaFiles(in: directory, bytesMax: bytesMax),
-                journal: try Journal(creatingIn: directory, head: head), head: head)
+                files: DeltaFiles(in: directory, bytesMax: bytesMax), journal: journal, head: head)
         } catch {
             do throws(Errno) { try store.removeLayer(number) } catch { /* The next mount finds it empty. */  }
             throw error
@@ -126,6 +131,8 @@ package final class Redirect: Sendable {
             if let known {
                 attributes = known
             } else {
+                // The source refuses it, and would the merge.
+                if try isProtected(target.descriptor) { throw .notPermitted }
                 var status = source.withoutStore(try FileStatus(of: target.descriptor))
                 if let links = stack.links(of: target.key) {
                     status.links = links.count

@@ -46,7 +46,8 @@ package struct RedirectRecovery {
         /// Whether it is sealed, and all of it counts.
         var isSealed: Bool {
             guard let sealed = scan.sealedSequence else { return false }
-            return isOfThisBoot || scan.lastMarkSequence.map { $0 > sealed } ?? false
+            // Not any mark behind the seal: that of an fsync which began before it covers only what came before that.
+            return isOfThisBoot || scan.through > sealed
         }
     }
 
@@ -111,7 +112,9 @@ package struct RedirectRecovery {
         for number in numbers {
             let path = store.layerPath(number)
             let directory = try attempt("open", path) { () throws(Errno) in try store.openLayer(number) }
-            guard let scan = try scan(directory, path) else {
+            let scan = try self.scan(
+                directory, path, isHighest: number == numbers.last, isOnly: numbers.count == 1)
+            guard let scan else {
                 // A layer that was about to begin, or has been merged.
                 try attempt("remove", path) { () throws(Errno) in try store.removeLayer(number) }
                 continue
@@ -130,20 +133,38 @@ package struct RedirectRecovery {
         return found
     }
 
-    /// nil where there is no journal, or one whose head was never written.
-    private func scan(_ directory: Descriptor, _ path: String) throws(RecordError) -> JournalScan? {
+    /// nil where there is no journal, or one whose head was never written: by a daemon, or a machine, that ended when it
+    /// was about to begin the layer, which has nothing in it then.
+    private func scan(
+        _ directory: Descriptor, _ path: String, isHighest: Bool, isOnly: Bool
+    ) throws(RecordError) -> JournalScan? {
         do throws(RecordError) {
             return try JournalScan.read(in: directory, path: path)
         } catch {
-            guard case .noHead = error,
-                try attempt("read", path, { () throws(Errno) in try isUnwritten(directory) })
-            else { throw error }
+            guard case .noHead = error, isHighest else { throw error }
+            let mayBe = try attempt("read", path) { () throws(Errno) in
+                if try !isUnwritten(directory) { return false }
+                if try holdsOthers(directory) { return false }
+                if !isOnly { return true }
+                return try !store.holdsNew()
+            }
+            if !mayBe { throw error }
             return nil
         }
     }
 
-    /// Whether a journal holds nothing: a power cut came before its head was written, so nothing in it counts. One that
-    /// holds something is damaged.
+    /// Whether there is more in a layer's directory than its journal: that is made once the journal's head is durable.
+    private func holdsOthers(_ directory: Descriptor) throws(Errno) -> Bool {
+        var holdsOthers = false
+        var reader = DirectoryReader(try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY))
+        try reader.forEach { entry in
+            if !entry.isDot && !Journal.fileName.equals(entry.name) { holdsOthers = true }
+        }
+        return holdsOthers
+    }
+
+    /// Whether a journal has no whole head: a crash came before it was written, so nothing in it counts. Any other
+    /// that has none is damaged.
     private func isUnwritten(_ directory: Descriptor) throws(Errno) -> Bool {
         let file = try Journal.fileName.withCString { (name) throws(Errno) in
             try Descriptor.open(at: directory, name, O_RDONLY)
@@ -152,6 +173,7 @@ package struct RedirectRecovery {
         var at: Int64 = 0
         while true {
             let count = try readFully(file, into: buffer, at: at)
+            if at == 0, count < Journal.bytesMin { return true }
             if !buffer[..<count].allSatisfy({ $0 == 0 }) { return false }
             if count < buffer.count { return true }
             at += Int64(count)
@@ -162,6 +184,7 @@ package struct RedirectRecovery {
         let map = DeltaMap(isRedirect: true)
         let isWhole = found.isOfThisBoot || found.isSealed
         try found.scan.replay(isWhole ? .all : .marked, device: source.device, into: map)
+        try expectFiles(of: map, found)
         let head = head(found.scan.head, found.number, continued: found.scan.head.isContinued)
         return try attempt("take up", store.layerPath(found.number)) { () throws(Errno) in
             let journal = try Journal(resuming: found.scan, in: found.directory)
@@ -176,6 +199,48 @@ package struct RedirectRecovery {
                     makeDurable: { () throws(Errno) in try synchronizeFileSystem(found.directory) }, head: head)
             }
             return layer
+        }
+    }
+
+    /// Throws where a file is not there that the map speaks of, or is too short: that would be served as zeros.
+    private func expectFiles(of map: DeltaMap, _ found: Found) throws(RecordError) {
+        let path = store.layerPath(found.number)
+        for record in map.records {
+            let (lastRun, isNew) = record.contents.withLock { contents -> (Range<UInt64>?, Bool) in
+                let links = contents.attributes?.status.links ?? contents.links?.count ?? 0
+                return (contents.blocks.runs.last, contents.place == .store && links > 0)
+            }
+            let name = record.key.fileName
+            if let lastRun {
+                guard let status = try status(of: name, in: found.directory, path) else {
+                    throw .incomplete(file: "\(path)/\(name)", problem: "is not there")
+                }
+                // Of the last block at least one byte was written.
+                if status.size <= RecordLimits.offset(ofBlock: lastRun.upperBound - 1) {
+                    throw .incomplete(
+                        file: "\(path)/\(name)", problem: "has only \(status.size) bytes, which are too few")
+                }
+            }
+            // A merge takes the new files of a sealed layer away.
+            guard isNew, !found.isSealed else { continue }
+            let isThere = try attempt("look for \(name) in", store.newPath) { () throws(Errno) in
+                try store.hasNew(name)
+            }
+            if !isThere {
+                throw .incomplete(file: "\(store.newPath)/\(name)", problem: "is not there")
+            }
+        }
+    }
+
+    private func status(
+        of name: FileName, in directory: Descriptor, _ path: String
+    ) throws(RecordError) -> FileStatus? {
+        try attempt("look for \(name) in", path) { () throws(Errno) in
+            do throws(Errno) {
+                return try name.withCString { (name) throws(Errno) in try FileStatus(at: directory, name) }
+            } catch .noSuchFileOrDirectory {
+                return nil
+            }
         }
     }
 
@@ -238,9 +303,16 @@ extension Redirect {
         try credentials.assumeDaemon()
         var known: Set<FileName> = []
         for layer in layers {
-            for record in layer.map.records
-            where record.contents.withLock({ $0.place == .store || $0.links != nil }) {
-                known.insert(record.key.fileName)
+            for record in layer.map.records {
+                let (isKept, named) = record.contents.withLock { contents in
+                    let named = contents.entries.values.compactMap { entry -> InodeKey? in
+                        if case .present(let reference) = entry { reference.key } else { nil }
+                    }
+                    return (contents.place == .store || contents.links != nil, named)
+                }
+                if isKept { known.insert(record.key.fileName) }
+                // Made without a name before the cut or in the layer below, and named since.
+                for key in named { known.insert(key.fileName) }
             }
         }
         var strays: [FileName] = []

@@ -282,7 +282,7 @@ extension LiveView {
                 return try Descriptor.open(
                     at: directory, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)
             }
-            return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+            func makeOwn(_ snapshot: Preserve?) throws(Errno) -> (EntryReply, OpenReply) {
                 if let snapshot { try willMake(name, in: directory, snapshot) }
                 let made = try make(directory.descriptor, name)
                 let status = try FileStatus(of: made)
@@ -291,7 +291,11 @@ extension LiveView {
                 // Before the attributes: a file that is open for writing shows others.
                 let opened = try openedAnew(context, made, node, flags)
                 return (reply(node, status), opened)
+            }
+            return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+                try makeOwn(snapshot)
             } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+                if isElsewhere(directory) { return try makeOwn(nil) }
                 let (made, status, reference) = try redirect.make(in: directory, name, make)
                 let node = try nodes.remember(reference, parent: parent, name, at: nodes.moment)
                 let opened = try openedAnew(context, made, node, flags)
@@ -335,7 +339,7 @@ extension LiveView {
             return try Descriptor.open(at: directory, ".", sourceFlags | exclusive, mode: mode)
         }
         let target = try target(of: parent)
-        return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+        func makeOwn(_ snapshot: Preserve?) throws(Errno) -> (EntryReply, OpenReply) {
             let made = try make(directory)
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
@@ -345,7 +349,11 @@ extension LiveView {
             // application's (`hasUnseenWriters`), and the node stay for ever.
             nodes.pin(try reference(of: node), made) { openFiles.descriptor(of: $0) }
             return (reply(node, status), opened)
+        }
+        return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+            try makeOwn(snapshot)
         } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+            if isElsewhere(target) { return try makeOwn(nil) }
             let (made, status, reference) = try redirect.makeTemporary(
                 in: target, mayGetName: exclusive == 0, make)
             let node = try nodes.remember(reference, parent: parent, ".", at: nodes.moment)

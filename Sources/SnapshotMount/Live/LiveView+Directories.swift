@@ -30,7 +30,8 @@ extension LiveView {
     }
 
     /// Where the names begin of which the layers of a redirect say something: behind all positions that file systems
-    /// give (ext4 has hashes of 63 bits, but not of the highest values).
+    /// give (ext4 has hashes of 63 bits, but not of the highest values), but for the highest, which ext4 and btrfs give for
+    /// the end.
     private static let redirectedStart: Int64 = 0x7fff_ffff_0000_0000
 
     func readDirectory(
@@ -43,10 +44,11 @@ extension LiveView {
         var isEmpty = true
         try directory.read(from: offset < Self.redirectedStart ? offset : 0) { (reader) throws(Errno) in
             let descriptor = reader.descriptor
-            if offset == 0 { directory.begin(lifecycle.redirect?.entries(of: reference.key) ?? [:]) }
+            directory.begin(at: offset) { lifecycle.redirect?.entries(of: reference.key) ?? [:] }
             if offset >= Self.redirectedStart {
-                return try addRedirected(
-                    node, directory, descriptor, from: Int(offset - Self.redirectedStart), &buffer, isEmpty: true)
+                // The last value is a file system's own, for the end of what it lists.
+                let start = offset == .max ? 0 : Int(offset - Self.redirectedStart)
+                return try addRedirected(node, directory, descriptor, from: start, &buffer, isEmpty: true)
             }
             var isFull = false
             while try reader.next({ (entry) throws(Errno) -> Bool in

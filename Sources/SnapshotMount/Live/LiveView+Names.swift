@@ -24,6 +24,7 @@ extension LiveView {
         do throws(Errno) {
             let attributes = try attributes(node, of: try descriptor(of: node))
             let reply = EntryReply(node: node, attributes: attributes, timeout: policy.entrySeconds)
+            if nodes.isDetached(node) { throw Errno.staleNFSFileHandle }
             // Kept for a snapshot, without a name in the live view.
             if reply.attributes?.status.links == 0 { throw .staleNFSFileHandle }
             return reply
@@ -35,8 +36,7 @@ extension LiveView {
 
     /// The directory above that of such a handle.
     func lookupParent(_ node: UInt64) throws(Errno) -> EntryReply {
-        // Where a directory has been moved to that is redirected, only its new name tells.
-        if lifecycle.redirect?.holdsData(of: try reference(of: node).key) == true { throw .staleNFSFileHandle }
+        if let redirect = lifecycle.redirect, let parent = try redirectedParent(redirect, of: node) { return parent }
         let inode = try Descriptor.open(at: try descriptor(of: node), "..", O_PATH | O_DIRECTORY)
         let status = try FileStatus(of: inode)
         if status.device == source.device, InodeKey(status) == source.rootReference.key {
@@ -59,7 +59,7 @@ extension LiveView {
     ) throws(Errno) -> EntryReply {
         try checkName(parent, name)
         let directory = try target(of: parent)
-        return try change { (snapshot) throws(Errno) -> EntryReply in
+        func makeOwn(_ snapshot: Preserve?) throws(Errno) -> EntryReply {
             if let snapshot { try willMake(name, in: directory, snapshot) }
             try assume(context)
             try body(directory.descriptor, name)
@@ -67,7 +67,11 @@ extension LiveView {
                 snapshot.didMake(try FileStatus(at: directory.descriptor, name))
             }
             return try entry(parent, directory.descriptor, name)
+        }
+        return try change { (snapshot) throws(Errno) -> EntryReply in
+            try makeOwn(snapshot)
         } redirected: { (redirect) throws(Errno) -> EntryReply in
+            if isElsewhere(directory) { return try makeOwn(nil) }
             let made = try redirect.make(in: directory, name) { (place, temporary) throws(Errno) -> Descriptor? in
                 try assume(context)
                 try body(place, temporary)
@@ -124,13 +128,18 @@ extension LiveView {
         try checkName(newParent, newName)
         let inode = try target(of: node)
         let directory = try target(of: newParent)
-        return try change { (snapshot) throws(Errno) -> EntryReply in
+        func linkOwn(_ snapshot: Preserve?) throws(Errno) -> EntryReply {
             snapshot?.willChangeAttributes(of: inode)
             if let snapshot { try willMake(newName, in: directory, snapshot) }
             try LinuxSystem.link(
                 inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)
+        }
+        return try change { (snapshot) throws(Errno) -> EntryReply in
+            try linkOwn(snapshot)
         } redirected: { (redirect) throws(Errno) -> EntryReply in
+            // Between file systems it fails, as it must.
+            if isElsewhere(directory) || isElsewhere(inode) { return try linkOwn(nil) }
             try redirect.link(inode, in: directory, newName)
             return try redirectedReply(redirect, inode.reference, newParent, newName)
         }
@@ -154,7 +163,7 @@ extension LiveView {
         _ parent: UInt64, _ name: UnsafePointer<CChar>, _ flags: Int32
     ) throws(Errno) {
         let directory = try target(of: parent)
-        try changeInSlices { (snapshot) throws(Errno) in
+        func unlinkOwn(_ snapshot: Preserve?) throws(Errno) -> Bool {
             let (victim, status) = try target(in: directory, name)
             if let snapshot {
                 guard try snapshot.unlink(in: directory, name, victim: victim, flags) else { return false }
@@ -163,8 +172,14 @@ extension LiveView {
             }
             didLoseName(victim, status, (parent, name), snapshot)
             return true
-        } redirected: { (redirect) throws(Errno) in
+        }
+        try changeInSlices(unlinkOwn) { (redirect) throws(Errno) in
+            if isElsewhere(directory) {
+                _ = try unlinkOwn(nil)
+                return
+            }
             let (victim, status) = try redirectedTarget(redirect, in: directory, name)
+            try checkIsNoMountPoint(victim)
             try redirect.unlink(in: directory, name, victim: victim, isDirectory: flags & AT_REMOVEDIR != 0)
             didLoseName(victim, status, (parent, name), nil)
         }
@@ -192,19 +207,26 @@ extension LiveView {
         try checkName(newParent, newName)
         let directory = try target(of: parent)
         let newDirectory = try target(of: newParent)
-        try changeInSlices { (snapshot) throws(Errno) in
+        func renameOwn(_ snapshot: Preserve?) throws(Errno) -> Bool {
             try nodes.whileMoving { () throws(Errno) in
                 try rename(
                     context, (directory, parent, name), (newDirectory, newParent, newName), flags, snapshot)
             }
-        } redirected: { (redirect) throws(Errno) in
+        }
+        try changeInSlices(renameOwn) { (redirect) throws(Errno) in
+            if isElsewhere(directory) || isElsewhere(newDirectory) {
+                _ = try renameOwn(nil)
+                return
+            }
             let (moved, _) = try redirectedTarget(redirect, in: directory, name)
+            try checkIsNoMountPoint(moved)
             var replaced: (ChangeTarget, FileStatus)?
             do throws(Errno) {
                 replaced = try redirectedTarget(redirect, in: newDirectory, newName)
             } catch .noSuchFileOrDirectory {
                 try checkIsNotStore(newDirectory, newName)
             }
+            if let replaced { try checkIsNoMountPoint(replaced.0) }
             let move = Redirect.Move(moved, replacing: replaced?.0, flags: flags)
             try redirect.rename(
                 move, from: directory, name, to: newDirectory, newName

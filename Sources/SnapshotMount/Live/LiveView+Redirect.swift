@@ -15,6 +15,35 @@ extension LiveView {
         return reference.kind != UInt32(S_IFDIR) && redirect.isNew(reference.key)
     }
 
+    /// Whether a directory or another inode is in a file system mounted below the source, where nothing is redirected.
+    func isElsewhere(_ target: ChangeTarget) -> Bool { target.reference.device != source.device }
+
+    /// Such a file system's root cannot be removed, moved or replaced. Throws EBUSY.
+    func checkIsNoMountPoint(_ target: ChangeTarget) throws(Errno) {
+        if isElsewhere(target) { throw .resourceBusy }
+    }
+
+    /// The directory above one that a layer has moved, or that was made since the cut; nil where it is still where the
+    /// source has it. Throws ESTALE where it has been removed.
+    func redirectedParent(_ redirect: Redirect, of node: UInt64) throws(Errno) -> EntryReply? {
+        let reference = try reference(of: node)
+        guard reference.device == source.device else { return nil }
+        let parent: InodeReference
+        if let recorded = redirect.recordedParent(of: reference.key) {
+            parent = recorded
+        } else {
+            if redirect.isNew(reference.key) { throw .staleNFSFileHandle }
+            let above = try Descriptor.open(at: try descriptor(of: node), "..", O_PATH | O_DIRECTORY)
+            let status = try FileStatus(of: above)
+            guard status.device == source.device else { return nil }
+            parent = try source.reference(of: above, status)
+        }
+        if parent.key == source.rootReference.key {
+            return try redirectedReply(redirect, NodeTable.mountRoot, source.root)
+        }
+        return try redirectedReply(redirect, parent, node, "..")
+    }
+
     /// The node of a name in a directory, with its attributes; counts a look-up.
     func redirectedEntry(
         _ redirect: Redirect, _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
@@ -128,7 +157,12 @@ extension LiveView {
         nodes.releaseDescriptors()
         let device = source.device
         for record in map.records {
-            let entries = record.contents.withLock { $0.entries }
+            let (entries, wasRemoved) = record.contents.withLock { contents in
+                let status = contents.attributes?.status
+                return (contents.entries, status?.isDirectory == true && status?.links == 0)
+            }
+            // A directory that was removed is dead to the kernel for good. It is there again, as another node.
+            if wasRemoved { nodes.detach(record.key, device: device) }
             let node =
                 record.key == source.rootReference.key
                 ? NodeTable.mountRoot : nodes.node(of: record.key, device: device)

@@ -53,7 +53,8 @@ final class LiveView: Sendable {
 
     /// An O_PATH descriptor of a node's inode (the root's is open for reading).
     func descriptor(of node: UInt64) throws(Errno) -> Descriptor {
-        try nodes.descriptor(of: node, SourceOpener(source: source))
+        if lifecycle.vanished.isUsed { _ = try reference(of: node) }
+        return try nodes.descriptor(of: node, SourceOpener(source: source))
     }
 
     /// The open file of a handle; throws ESTALE where it was thrown away.

@@ -143,6 +143,8 @@ final class OpenDirectory: @unchecked Sendable {
     private var kept: DirectoryReader?
     private let share: DescriptorBudget.Share?
     private let open: @Sendable () throws(Errno) -> Descriptor
+    /// Whether a listing has begun, be it in the middle: a position may be another handle's (telldir, NFS).
+    private var hasBegun = false
     /// The names of which the layers of a redirect said something when the listing began, and in which order they come.
     private(set) var redirected: [FileName: RecordedEntry] = [:]
     private(set) var redirectedNames: [FileName] = []
@@ -163,10 +165,14 @@ final class OpenDirectory: @unchecked Sendable {
 
     func descriptor() throws(Errno) -> Descriptor { try open() }
 
-    /// A listing begins: these names are told behind all others. Called by `body` of `read`.
-    func begin(_ redirected: [FileName: RecordedEntry]) {
-        self.redirected = redirected
-        redirectedNames = Array(redirected.keys)
+    /// Where a listing begins, at `position`: the names of `redirected` are told behind all others. Called by `body` of
+    /// `read`.
+    func begin(at position: Int64, _ redirected: () -> [FileName: RecordedEntry]) {
+        if position != 0 && hasBegun { return }
+        hasBegun = true
+        self.redirected = redirected()
+        // In the same order for each handle, as far as the names are the same.
+        redirectedNames = self.redirected.keys.sorted { $0.bytes.lexicographicallyPrecedes($1.bytes) }
     }
 
     /// Calls `body` with a reader that goes on at `position`, with the lock held.

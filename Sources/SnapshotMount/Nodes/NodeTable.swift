@@ -221,12 +221,30 @@ final class NodeTable: Sendable {
         while let current = slot, store[current].lookups == 0,
             !keepsNames || store.place(current).children == 0
         {
-            state.index.remove(UInt32(current), store.hash(ofSlot: UInt32(current))) { store.hash(ofSlot: $0) }
+            if !store[current].isDetached { Self.removeFromIndex(current, &state) }
             if let pin = state.pinned.removeValue(forKey: UInt32(current)) { closing.append(pin.descriptor) }
             slot = keepsNames ? Self.slot(store.place(current).parent, state) : nil
             store.remove(current)
             if let slot { store.addChildren(slot, -1) }
         }
+    }
+
+    private static func removeFromIndex(_ slot: Int, _ state: inout State) {
+        let store = state.store
+        state.index.remove(UInt32(slot), store.hash(ofSlot: UInt32(slot))) { store.hash(ofSlot: $0) }
+    }
+
+    /// The inode is found by another node from now on; this one stays for who has it.
+    func detach(_ key: InodeKey, device: UInt64) {
+        state.withLock { state in
+            guard let slot = Self.find(Identity(device: device, key: key), state) else { return }
+            Self.removeFromIndex(slot, &state)
+            state.store[slot].isDetached = true
+        }
+    }
+
+    func isDetached(_ node: UInt64) -> Bool {
+        state.withLock { state in Self.slot(node, state).map { state.store[$0].isDetached } ?? false }
     }
 
     /// Forgets every node: the view has ended. The kernel's ids are not known from now on.

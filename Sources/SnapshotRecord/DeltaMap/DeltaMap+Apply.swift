@@ -27,6 +27,11 @@ extension DeltaMap {
                 contents.holes.insert(blocks)
                 if isRedirect { contents.blocks.remove(blocks) } else { contents.blocks.insert(blocks) }
             }
+        case .merged(let inode, let blocks):
+            changeData(of: inode) { contents in
+                contents.blocks.remove(blocks)
+                contents.holes.remove(blocks)
+            }
         case .place(let inode, let place):
             changeContents(of: inode) { $0.place = place }
         case .target(let inode, let target):

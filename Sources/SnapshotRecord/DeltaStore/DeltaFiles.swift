@@ -12,7 +12,8 @@ package final class DeltaFiles: Sendable {
     private let files = DescriptorCache<InodeKey>(capacity: RecordLimits.openDeltaFilesMax)
     private let bytes = Atomic<UInt64>(0)
     private let bytesMax: UInt64
-    private let hasMade = Atomic<Bool>(false)
+    /// Whether a name was made since names were made durable; true at first, for those of a daemon that was killed.
+    private let hasMade = Atomic<Bool>(true)
 
     /// Those in `directory`; `bytesMax` bounds what may be stored.
     package init(in directory: Descriptor, bytesMax: UInt64?) {
@@ -55,8 +56,9 @@ package final class DeltaFiles: Sendable {
             do throws(Errno) {
                 return try Descriptor.open(at: directory, name, O_RDWR)
             } catch .noSuchFileOrDirectory where owner != nil {
-                hasMade.store(true, ordering: .sequentiallyConsistent)
                 let made = try Descriptor.open(at: directory, name, O_RDWR | O_CREAT, mode: 0o600)
+                // Not before the name is there: whoever makes names durable in between would miss it.
+                hasMade.store(true, ordering: .sequentiallyConsistent)
                 if let owner, owner.user != geteuid() || owner.group != getegid() {
                     do throws(Errno) {
                         try changeOwner(made, user: owner.user, group: owner.group)

@@ -50,7 +50,6 @@ package final class Store: Sendable {
     package init(source: Descriptor, sourcePath: String, path: String?) throws(StoreError) {
         let defaultPath = sourcePath + "/" + Self.defaultName.description
         self.path = path ?? defaultPath
-        companionPath = defaultPath
         self.source = source
         let times = try Self.attempt("read the attributes of", sourcePath) { () throws(Errno) in
             try FileStatus(of: source)
@@ -79,6 +78,7 @@ package final class Store: Sendable {
             locks = [try Self.takeLock(in: own, path: defaultPath)]
             try Self.checkFormat(of: own, path: defaultPath, sourcePath: sourcePath, identity)
         }
+        companionPath = companion === directory ? self.path : defaultPath
         hidden = try Self.attempt("read the attributes of", self.path) {
             [companion, directory] () throws(Errno) -> [InodeKey] in
             // On another device the same number means another file.
@@ -114,14 +114,15 @@ package final class Store: Sendable {
             guard try layerNumbers().isEmpty, try keptSnapshot() == nil else { return }
             let times = try FileStatus(of: source)
             let leftovers = [
+                (directory, Self.leaseName), (directory, Self.newLeaseName),
                 (directory, Self.formatName), (directory, Self.lockName),
                 (companion, Self.formatName), (companion, Self.lockName),
-                (directory, Self.leaseName), (directory, Self.newLeaseName),
             ]
-            for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
+            // First what without the format would be taken for somebody else's.
             for name in [Self.graveyardName, Self.newName, Self.stagingName] {
                 try removeIfPresent(companion, name, AT_REMOVEDIR)
             }
+            for (parent, name) in leftovers { try removeIfPresent(parent, name, 0) }
             // By its name it is ours, also where an earlier daemon that was killed made it.
             try removeIfPresent(source, Self.defaultName, AT_REMOVEDIR)
             try changeTimes(source, accessed: times.accessed, modified: times.modified)
@@ -195,6 +196,9 @@ package final class Store: Sendable {
         }
     }
 
+    /// For how long a daemon that is at its end may hold the lock.
+    private static let lockTimeoutMilliseconds: Int32 = 60_000
+
     private static func takeLock(
         in directory: Descriptor, path: String
     ) throws(StoreError) -> Descriptor {
@@ -204,10 +208,15 @@ package final class Store: Sendable {
                 try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
-        if flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
+        while flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
             let error = currentErrno()
-            if error == .resourceTemporarilyUnavailable { throw .inUse(path: path) }
-            throw .system(error, action: "lock the store", path: path)
+            guard error == .resourceTemporarilyUnavailable else {
+                throw .system(error, action: "lock the store", path: path)
+            }
+            // A daemon that was killed a moment ago may wait for the disk before it has gone.
+            guard LockHolder(of: file)?.waitForEnd(milliseconds: lockTimeoutMilliseconds) == true else {
+                throw .inUse(path: path)
+            }
         }
         return file
     }
@@ -226,7 +235,8 @@ package final class Store: Sendable {
         let found = try attempt("read", file) { () throws(Errno) in
             try readText(opened)
         }
-        if found.isEmpty {
+        // Written in part: by a daemon, or a machine, that ended while it made the store.
+        if expected.hasPrefix(found) && found != expected || found.utf8.allSatisfy({ $0 == 0 }) {
             try attempt("write", file) { () throws(Errno) in
                 var text = expected
                 try text.withUTF8 { $0.count == 0 ? nil : UnsafeRawBufferPointer($0) }
@@ -347,6 +357,31 @@ package final class Store: Sendable {
     package func removeLayer(_ number: UInt64) throws(Errno) {
         try removeJournal(number)
         _ = try removeTree(at: directory, Self.layerName(number))
+    }
+
+    /// The path of the directory of new files, for messages.
+    package var newPath: String { "\(companionPath)/\(Self.newName)" }
+
+    /// Whether there is a new file of that name.
+    package func hasNew(_ name: FileName) throws(Errno) -> Bool {
+        try FileName("\(Self.newName)/\(name)").withCString { (path) throws(Errno) in
+            do throws(Errno) {
+                _ = try FileStatus(at: companion, path)
+                return true
+            } catch .noSuchFileOrDirectory {
+                return false
+            }
+        }
+    }
+
+    /// Whether anything lies where new files are made.
+    package func holdsNew() throws(Errno) -> Bool {
+        var holdsAny = false
+        var reader = DirectoryReader(try Descriptor.open(at: try openPlaces().new, ".", O_RDONLY | O_DIRECTORY))
+        try reader.forEach { entry in
+            if !entry.isDot { holdsAny = true }
+        }
+        return holdsAny
     }
 
     /// Removes one name where new files are made, with what is below it.

@@ -271,7 +271,7 @@ package struct StoreCheck {
             noteStrays(kept.strays, path)
             let isSealed =
                 scan.sealedSequence.map { sealed in
-                    isOfThisBoot(scan) || scan.lastMarkSequence.map { $0 > sealed } ?? false
+                    isOfThisBoot(scan) || scan.through > sealed
                 } ?? false
             let counting: JournalScan.Counting = isOfThisBoot(scan) || isSealed ? .all : .marked
             guard checkEnd(scan, path, Self.redirectAdvice),

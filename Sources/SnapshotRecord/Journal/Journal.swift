@@ -24,6 +24,8 @@ package enum JournalEvent: Sendable, Equatable {
 /// is taken after any lock of the caller's.
 package final class Journal: Sendable {
     package static let fileName = FileName("journal")
+    /// A file of less has not even a head.
+    package static let bytesMin = JournalFormat.headBytes
     /// What compaction fills; it is of no meaning before it has the other name.
     static let newFileName = FileName("journal.new")
 

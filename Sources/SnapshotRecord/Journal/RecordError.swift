@@ -5,6 +5,8 @@ package enum RecordError: Error, Sendable, Equatable {
     /// The file does not begin with a whole head. After a power cut that is a journal of which nothing was promised.
     case noHead(file: String)
     case damaged(file: String, offset: UInt64, problem: String)
+    /// What a journal speaks of is not there, or not all of it.
+    case incomplete(file: String, problem: String)
     /// Of a later version of the format, or with something in it that this version does not know.
     case newer(file: String, version: UInt32)
     case system(Errno, action: String, path: String)
@@ -24,6 +26,11 @@ extension RecordError: CustomStringConvertible {
             \(file) is damaged at byte \(offset): \(problem). Look for errors of the disk; if there is a copy of the \
             file, put it back. Otherwise move the file away: then the snapshot is discarded, and in redirect mode what \
             was changed since it began
+            """
+        case .incomplete(let file, let problem):
+            """
+            \(file) \(problem): the journal of the snapshot says that it was. Look for errors of the disk; if there is a \
+            copy of the file, put it back. Nothing has been changed
             """
         case .newer(let file, let version):
             """
