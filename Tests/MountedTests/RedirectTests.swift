@@ -7,7 +7,8 @@ import Testing
 /// The live view while changes are redirected, where it could be told from an ordinary one. That it answers as a plain
 /// directory does is for ConformanceTests, that each kind of change is merged and discarded exactly for the Change tests.
 @Suite(
-    .serialized, .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
+    .serialized,
+    .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
 struct RedirectTests {
     private func with(_ body: (MountedSource) throws -> Void) throws {
         try MountedSource.with(mode: .redirect, body)
@@ -107,7 +108,9 @@ struct RedirectTests {
         }
     }
 
-    @Test("a file without a name gets one: made before the start, named then; made and named before the stop, or after it")
+    @Test(
+        "a file without a name gets one: made before the start, named then; made and named before the stop, or after it"
+    )
     func withoutName() throws {
         try with { mount in
             let root = mount.mountpoint
@@ -238,13 +241,19 @@ struct RedirectTests {
             try list(changed, "merge", mount.stop)
             try list(changed, "nothing") {}
             try list(changed, "another start", mount.start)
-            for number in 0..<300 { try (directory / Path("new-\(number)")).rename(to: directory / Path("n\(number)")) }
-            for number in 0..<300 { try (directory / Path("n\(number)")).rename(to: directory / Path("new-\(number)")) }
+            for number in 0..<300 {
+                try (directory / Path("new-\(number)")).rename(to: directory / Path("n\(number)"))
+            }
+            for number in 0..<300 {
+                try (directory / Path("n\(number)")).rename(to: directory / Path("new-\(number)"))
+            }
             try list(changed, "discard", mount.discard)
         }
     }
 
-    @Test("listings are whole wherever they stop for want of room, and go on from any position in another descriptor")
+    @Test(
+        "listings are whole wherever they stop for want of room, and go on from any position in another descriptor"
+    )
     func listingPositions() throws {
         try with { mount in
             let directories = (0..<25).map { mount.mountpoint / Path("d\($0)") }
@@ -299,11 +308,15 @@ struct RedirectTests {
             try (root / "sparse").write([1], at: 1 << 29)
             try (root / "new").create(bytes(50_000))
             func expectSane(_ when: String) throws {
-                #expect(try (root / "empty").lstat().blocks > 0, "to tar, a file without blocks is one without data")
+                #expect(
+                    try (root / "empty").lstat().blocks > 0, "to tar, a file without blocks is one without data")
                 #expect(try (root / "sparse").lstat().blocks < 1_000, "\(when)")
                 #expect(try (root / "sparse").open(O_RDONLY).dataRanges() == [1 << 29..<(1 << 29 + 4_096)])
                 try (root / "out").mkdir()
-                try succeed(["sh", "-c", "tar -C \"$0\" -cSf - file empty sparse new | tar -C \"$0/out\" -xf -", root.string])
+                try succeed([
+                    "sh", "-c", "tar -C \"$0\" -cSf - file empty sparse new | tar -C \"$0/out\" -xf -",
+                    root.string,
+                ])
                 for name: Path in ["file", "empty", "sparse", "new"] {
                     #expect(try hash(of: root / "out" / name) == hash(of: root / name), "\(when): \(name)")
                 }

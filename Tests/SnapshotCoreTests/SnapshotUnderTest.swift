@@ -11,7 +11,7 @@ struct SnapshotUnderTest {
     let source: SourceTree
     let store: Store
     let preserve: Preserve
-    var tree: SnapshotTree { SnapshotTree(preserve) }
+    var tree: SnapshotTree { SnapshotTree(preserve.cut) }
 
     /// Calls `body` with a snapshot of a new directory that `prepare` has filled.
     static func with(

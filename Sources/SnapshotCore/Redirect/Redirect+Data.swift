@@ -207,8 +207,9 @@ extension Redirect {
                 let cutOff = RecordLimits.blockCount(size)..<RecordLimits.blockCount(old)
                 if !cutOff.isEmpty { changes.append(.holes(record.key, cutOff)) }
             }
+            let freed = Self.storedBlocks(changes, record)
             try finish(target, record, stack, size: size, changes, loss)
-            giveBack(changes, record, stack.top)
+            giveBack(changes, freed, record, stack.top)
         }
     }
 
@@ -238,8 +239,9 @@ extension Redirect {
             } else {
                 try allocateSpace(record, stack, range)
             }
+            let freed = Self.storedBlocks(changes, record)
             try finish(target, record, stack, size: size, changes, loss)
-            giveBack(changes, record, stack.top)
+            giveBack(changes, freed, record, stack.top)
         }
     }
 
@@ -280,12 +282,28 @@ extension Redirect {
         if first < last { changes.append(.holes(record.key, first..<last)) }
     }
 
-    /// The space of blocks that have become holes comes back once a mark covers that. With `firstChange` held.
-    private func giveBack(_ changes: [RecordChange], _ record: InodeRecord, _ layer: Layer) {
+    /// How many blocks that are stored become holes. Before they do.
+    private static func storedBlocks(_ changes: [RecordChange], _ record: InodeRecord) -> UInt64 {
+        var stored: UInt64 = 0
+        for case .holes(_, let range) in changes {
+            stored += record.contents.withLock { count(of: range, in: $0.blocks) }
+        }
+        return stored
+    }
+
+    /// The space of blocks that have become holes comes back once a mark covers that; and what they were counted, not what
+    /// the file system says: that knows of space too that fallocate(2) has set aside. With `firstChange` held.
+    private func giveBack(
+        _ changes: [RecordChange], _ freed: UInt64, _ record: InodeRecord, _ layer: Layer
+    ) {
         for case .holes(_, let range) in changes {
             commits.afterMark(covering: layer.journal.nextSequence) { [self] in
                 punch(range, of: record, layer)
             }
+        }
+        if freed == 0 { return }
+        commits.afterMark(covering: layer.journal.nextSequence) {
+            layer.files.release(freed * UInt64(Self.block))
         }
     }
 
@@ -300,10 +318,8 @@ extension Redirect {
                     guard let file = try layer.files.existingFile(of: record.key) else { return }
                     let start = RecordLimits.offset(ofBlock: at)
                     let length = RecordLimits.offset(ofBlock: end) - start
-                    let before = try FileStatus(of: file).blocks
                     try LinuxSystem.allocate(
                         file, mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset: start, length: length)
-                    layer.files.release(UInt64(max(0, before - (try FileStatus(of: file).blocks))) * 512)
                 } catch {
                     // The space is used until the layer goes: no more than that.
                     return
