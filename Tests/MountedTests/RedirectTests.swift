@@ -57,9 +57,9 @@ struct RedirectTests {
         try with { mount in
             let (root, source) = (mount.mountpoint, mount.source)
             for name: Path in ["file", "other"] { try (root / name).create(bytes(100)) }
-            try (root / "d").mkdir()
+            for name: Path in ["d", "empty"] { try (root / name).mkdir() }
             try (root / "d/inside").create()
-            let kept = [source / "file", source / "d"].map(\.string)
+            let kept = [source / "file", source / "d", source / "empty"].map(\.string)
             try succeed(["chattr", "+i"] + kept)
             defer {
                 do { try succeed(["chattr", "-i"] + kept) } catch { Issue.record("\(error)") }
@@ -75,7 +75,7 @@ struct RedirectTests {
                 ("create in it", { try (root / "d/new").create() }),
                 ("unlink in it", { try (root / "d/inside").unlink() }),
                 ("rename into it", { try (root / "other").rename(to: root / "d/x") }),
-                ("rmdir", { try (root / "d").rmdir() }), ("chmod of it", { try (root / "d").chmod(0o700) }),
+                ("rmdir", { try (root / "empty").rmdir() }), ("chmod of it", { try (root / "d").chmod(0o700) }),
             ]
             for (name, attempt) in attempts {
                 #expect(throws: Errno.notPermitted, "\(name)", performing: attempt)
@@ -83,7 +83,7 @@ struct RedirectTests {
             try (root / "d/inside").write([7], at: 0)
             try mount.stop()
             #expect(try (source / "d/inside").contents() == [7])
-            #expect(try Set(root.entries()) == ["file", "other", "d"])
+            #expect(try Set(root.entries()) == ["file", "other", "d", "empty"])
         }
     }
 

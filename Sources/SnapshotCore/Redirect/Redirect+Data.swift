@@ -328,13 +328,41 @@ extension Redirect {
         }
     }
 
+    /// What of a range copy_file_range(2) copies by sharing blocks, where the source's file system does that: whole blocks,
+    /// unless the range ends where both files do. The rest is for the next call. `size` and `newSize` are those of the two
+    /// files.
+    private func sharedLength(
+        _ length: Int, at offset: Int64, of size: Int64, to newOffset: Int64, of newSize: Int64
+    ) throws(Errno) -> Int {
+        guard offset % Self.block == 0, newOffset % Self.block == 0, try sharesBlocks() else { return length }
+        let count = min(Int64(length), max(0, size - offset))
+        let endsBoth = offset + count == size && newOffset + count >= newSize
+        let shared = endsBoth ? count : count / Self.block * Self.block
+        return shared > 0 ? Int(shared) : length
+    }
+
+    /// Whether the source's file system shares blocks between files. Found out once.
+    private func sharesBlocks() throws(Errno) -> Bool {
+        if let known = isSharing.withLock({ $0 }) { return known }
+        try credentials.assumeDaemon()
+        var shares = true
+        do throws(Errno) { try store.checkClones() } catch { shares = false }
+        isSharing.withLock { $0 = shares }
+        return shares
+    }
+
     /// copy_file_range(2): how many bytes were copied, no more than a buffer at a time. `input` is the file opened for
-    /// reading; `write` writes what was read.
+    /// reading; `write` writes what was read to `output`, at `newOffset`.
     package func copy(
         from key: InodeKey, _ input: Descriptor, at offset: Int64, length: Int,
-        to write: (UnsafeRawBufferPointer) throws(Errno) -> Int
+        to output: ChangeTarget, at newOffset: Int64, _ write: (UnsafeRawBufferPointer) throws(Errno) -> Int
     ) throws(Errno) -> Int {
-        let length = min(length, RecordLimits.copyBytesMax)
+        func size(_ key: InodeKey, _ file: Descriptor) throws(Errno) -> Int64 {
+            try status(of: key) { () throws(Errno) in try FileStatus(of: file) }.size
+        }
+        let shared = try sharedLength(
+            length, at: offset, of: try size(key, input), to: newOffset, of: try size(output.key, output.descriptor))
+        let length = min(shared, RecordLimits.copyBytesMax)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 4096)
         defer { buffer.deallocate() }
         let count = try read(key, primary: input, into: buffer, at: offset)
