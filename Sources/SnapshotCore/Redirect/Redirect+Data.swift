@@ -361,7 +361,8 @@ extension Redirect {
             try status(of: key) { () throws(Errno) in try FileStatus(of: file) }.size
         }
         let shared = try sharedLength(
-            length, at: offset, of: try size(key, input), to: newOffset, of: try size(output.key, output.descriptor))
+            length, at: offset, of: try size(key, input), to: newOffset,
+            of: try size(output.key, output.descriptor))
         let length = min(shared, RecordLimits.copyBytesMax)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 4096)
         defer { buffer.deallocate() }
