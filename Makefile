@@ -143,7 +143,10 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 # What is installed; another binary than that of the build is taken as it is.
 BINARY ?= .build/release/fusesnap
 ifeq ($(origin BINARY),file)
+# sudo's PATH may lack Swift: then what a user has built is taken.
+ifneq ($(if $(shell command -v $(SWIFT)),,$(if $(wildcard $(BINARY)),built)),built)
 install deb: build
+endif
 endif
 
 DOCDIR = $(PREFIX)/share/doc/fusesnap

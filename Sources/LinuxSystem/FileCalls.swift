@@ -186,6 +186,13 @@ private func write(
     }
 }
 
+/// pwrite(2) until all of `bytes` is written.
+package func writeFully(_ descriptor: Descriptor, _ bytes: [UInt8], at offset: Int64) throws(Errno) {
+    try bytes.withUnsafeBufferPointer { (bytes) throws(Errno) in
+        try writeFully(descriptor, UnsafeRawBufferPointer(bytes), at: offset)
+    }
+}
+
 /// ftruncate(2).
 package func truncate(_ descriptor: Descriptor, to size: Int64) throws(Errno) {
     try Steps.step("truncate") { () throws(Errno) -> Void in try checked { ftruncate(descriptor.raw, Int(size)) } }

@@ -32,7 +32,9 @@ package enum Steps {
         if let words = environmentWord("FUSESNAP_FAIL_STEP")?.split(separator: ":"), words.count == 2,
             let error = errors[String(words[1])]
         {
-            if words[0].hasSuffix("+"), let number = UInt64(words[0].dropLast()) { return .failFrom(number, error) }
+            if words[0].hasSuffix("+"), let number = UInt64(words[0].dropLast()) {
+                return .failFrom(number, error)
+            }
             if let number = UInt64(words[0]) { return .fail(number, error) }
         }
         return .none

@@ -16,10 +16,13 @@ package struct OverlayView: Sendable {
     /// nil where nothing is stored, the map knowing only what is lost.
     package let store: DeltaStore?
     let locations: LocationTable
+    /// When nobody recorded what was changed; nil for a snapshot that its daemon began.
+    let absence: Absence?
 
     init(
-        source: SourceTree, map: DeltaMap, store: DeltaStore?, locations: LocationTable
+        source: SourceTree, map: DeltaMap, store: DeltaStore?, locations: LocationTable, absence: Absence?
     ) {
+        self.absence = absence
         self.source = source
         self.map = map
         self.store = store
@@ -112,7 +115,9 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.status
         } primary: { () throws(Errno) in
-            source.withoutStore(try FileStatus(of: try descriptor()))
+            let status = try FileStatus(of: try descriptor())
+            if absence?.includes(changeOf: status) == true { throw .ioError }
+            return source.withoutStore(status)
         }
     }
 

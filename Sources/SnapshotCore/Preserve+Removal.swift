@@ -51,8 +51,16 @@ extension Preserve {
         func attempt(_ decide: () throws(Errno) -> Fate) throws(Errno) -> Bool {
             try record.firstChange.withLock { (_) throws(Errno) -> Bool in
                 let fate = try decide()
-                guard try remove(fate) else { return false }
-                if case .detached = fate { record.contents.withLock { $0.place = .detached } }
+                guard case .detached = fate else { return try remove(fate) }
+                // Said before, so that one that goes past the mount is told from it; whether it went, recovery looks.
+                note([.place(record.key, .detached)])
+                do throws(Errno) {
+                    guard try remove(fate) else { return false }
+                } catch {
+                    note([.place(record.key, .source)])
+                    throw error
+                }
+                record.contents.withLock { $0.place = .detached }
                 return true
             }
         }
@@ -76,6 +84,7 @@ extension Preserve {
             return false
         }
         record.contents.withLock { $0.place = .graveyard }
+        note([.place(record.key, .graveyard)])
         if store.isOverBound { becomeInexact(Self.overBound) }
         return true
     }
@@ -171,6 +180,7 @@ extension Preserve {
             record.contents.withLock { $0.place = .graveyard }
             try store.linkIntoGraveyard(
                 record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
+            note([.place(record.key, .graveyard)])
             if store.isOverBound { becomeInexact(Self.overBound) }
             return true
         } catch {
@@ -186,6 +196,7 @@ extension Preserve {
         if record.contents.withLock({ $0.target != nil }) { return }
         do throws(Errno) {
             let target = try readLink(victim.descriptor)
+            try store.record([.target(record.key, target)])
             record.contents.withLock { $0.target = target }
         } catch {
             becomeInexact("a symbolic link's target could not be preserved: \(error)")

@@ -13,6 +13,8 @@ extension SnapshotLifecycle {
     func makeRedirect(_ serial: UInt64) throws(Errno) -> Redirect {
         guard let boot else { throw .notSupported }
         let number = (try store.layerNumbers().max() ?? 0) + 1
+        // What an idle daemon may have left: from now on there is a journal that speaks of all that is in there.
+        try store.emptyNew()
         let head = JournalHead(
             embodiment: .redirect, layer: number, isContinued: false, source: source.rootReference.key,
             cut: .current, serial: serial, boot: boot)
@@ -159,8 +161,9 @@ extension SnapshotLifecycle {
     // MARK: Recovery
 
     /// Takes up what an earlier daemon left, before anything is served: `note` gets a line on it. Throws where that cannot
-    /// be used as it is; nothing has been changed then.
-    package func recover(_ note: (String) -> Void) throws(RecordError) {
+    /// be used as it is; nothing has been changed then. `countsClones` is of `PreserveRecovery`.
+    package func recover(countsClones: Bool = true, _ note: (String) -> Void) throws(RecordError) {
+        try recoverPreserve(countsClones: countsClones, note)
         guard let boot, source.usesHandles else { return try refuseLayers() }
         let recovery = RedirectRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
@@ -185,7 +188,7 @@ extension SnapshotLifecycle {
     }
 
     /// A store with layers cannot be used without file handles.
-    private func refuseLayers() throws(RecordError) {
+    func refuseLayers() throws(RecordError) {
         do throws(Errno) {
             if try !store.layerNumbers().isEmpty { throw Errno.notSupported }
         } catch {
@@ -193,7 +196,7 @@ extension SnapshotLifecycle {
         }
     }
 
-    private func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
+    func mergeAtOnce(_ redirect: Redirect) throws(RecordError) {
         do throws(Errno) {
             try redirect.merge(gate) { _ in
                 nil
@@ -208,6 +211,8 @@ extension SnapshotLifecycle {
     /// Once requests are served: shows the snapshot that was taken up, or merges on.
     package func resume() {
         if let active = generation.mutex.withLock({ $0 }) {
+            foreignChanges?.prepare(active.embodiment.cut)
+            foreignChanges?.begin()
             observer.mutex.withLock { $0 }?.didStart(active.embodiment.cut)
             if case .redirect(let redirect) = active.embodiment { keepDurable(redirect) }
             return

@@ -222,9 +222,14 @@ package final class SnapshotLifecycle: Sendable {
         do throws(Errno) {
             try credentials.assumeDaemon()
             if redirects { return .redirect(try makeRedirect(serial)) }
+            let head = boot.map { boot in
+                JournalHead(
+                    embodiment: .preserve, layer: serial, isContinued: false, source: source.rootReference.key,
+                    cut: .current, serial: serial, boot: boot)
+            }
             return .preserve(
                 Preserve(
-                    source: source, store: try DeltaStore(in: store, bytesMax: deltaBytesMax),
+                    source: source, store: try DeltaStore(in: store, bytesMax: deltaBytesMax, head: head),
                     credentials: credentials, didBecomeInexact: tellInexact))
         } catch {
             throw .store(error)
@@ -251,7 +256,9 @@ package final class SnapshotLifecycle: Sendable {
         }
         foreignChanges?.prepare(embodiment.cut)
         do throws(Freezer.Obstacle) {
-            return try freezer.freeze(limits, begin)
+            let (cut, report) = try freezer.freeze(limits, begin)
+            if case .preserve(let preserve) = embodiment { preserve.didStart(cut) }
+            return (cut, report)
         } catch {
             foreignChanges?.end()
             do throws(Errno) {
@@ -289,6 +296,8 @@ package final class SnapshotLifecycle: Sendable {
             else { throw .noData }
             let wasWatching = isWatchingSource
             foreignChanges?.finish()
+            // A daemon that is killed from now on leaves no snapshot.
+            let forsaking = Result { () throws(Errno) in try preserve.store.forsake() }
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
                 let summary = Self.summary(ending)
@@ -304,6 +313,7 @@ package final class SnapshotLifecycle: Sendable {
             do throws(Errno) {
                 try credentials.assumeDaemon()
                 try preserve.store.discard()
+                try forsaking.get()
                 return (ended, nil)
             } catch {
                 return (ended, error)

@@ -24,7 +24,8 @@ final class Controller: SnapshotController {
     /// What belongs to the snapshot that is active.
     private struct Active: Sendable {
         var serial: UInt64
-        var freeze: Freezer.Report
+        /// nil: an earlier daemon began it.
+        var freeze: Freezer.Report?
         var lease: Lease?
         var ownHooks: [HookResult]
         /// What the client told of its own.
@@ -54,6 +55,7 @@ final class Controller: SnapshotController {
         return try active.withLock { (active) throws(ControlFailure) in
             if lifecycle.summary != nil { throw failure(.isActive, limits) }
             let lease = try Lease(options)
+            try keep(lease, options)
             var hooks = ownHooks(options)
             let started = try start(limits, &hooks)
             ServiceManager.standard.tellActive(since: started.cut.rfc3339)
@@ -86,6 +88,27 @@ final class Controller: SnapshotController {
             }
         }
         shownLease.withLock { $0 = summary.map { (serial, $0) } }
+    }
+
+    /// Takes up, once requests are served, the snapshot that an earlier daemon began; ends it where nobody holds it any
+    /// more who did.
+    func takeUp() {
+        guard let summary = lifecycle.summary else { return }
+        ServiceManager.standard.tellActive(since: summary.cut.rfc3339)
+        var over: String?
+        active.withLock { active in
+            active = Active(serial: summary.serial, freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
+            do throws(KeptLease.Ended) {
+                guard let (lease, options) = try keptLease() else { return }
+                active?.lease = lease
+                show(lease, options, summary.serial)
+                try watchTakenUp(lease) { [self] reason in end(summary.serial, because: reason) }
+            } catch {
+                over = error.reason
+            }
+        }
+        // By a thread of its own: the kernel is told to forget, which answers once the mount is served.
+        if let over { Thread.detach { [self] in end(summary.serial, because: over) } }
     }
 
     private func ownHooks(_ options: StartOptions) -> HookSession {
@@ -297,10 +320,10 @@ final class Controller: SnapshotController {
         report.io = configuration.policy.rawValue
         report.cut = summary.cut.rfc3339Nanoseconds
         report.ended = ended.end.rfc3339Nanoseconds
-        report.stallMicroseconds = active?.freeze.stall.microseconds
-        report.attempts = active?.freeze.attempts
-        report.filesFrozen = active?.freeze.files
-        report.gateMicroseconds = active?.freeze.gate.microseconds
+        report.stallMicroseconds = active?.freeze?.stall.microseconds
+        report.attempts = active?.freeze?.attempts
+        report.filesFrozen = active?.freeze?.files
+        report.gateMicroseconds = active?.freeze?.gate.microseconds
         report.hooks = active?.hooks ?? []
         report.level = HookResult.level(active?.hooks ?? [])
         report.deltaPeakBytes = summary.deltaPeakBytes

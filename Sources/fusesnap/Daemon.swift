@@ -78,6 +78,7 @@ struct Daemon {
         } catch {
             throw CommandFailure("\(attempt): \(error)")
         }
+        controller.takeUp()
         signals.wait {
             ServiceManager.standard.tell("STOPPING=1\nSTATUS=Unmounting")
             session.exit()
@@ -123,7 +124,9 @@ struct Daemon {
                     + " use --mode preserve")
         }
         do throws(RecordError) {
-            try lifecycle.recover { Log.standard.warning($0) }
+            try lifecycle.recover(countsClones: configuration.policy != .passthrough) {
+                Log.standard.warning($0)
+            }
         } catch {
             throw CommandFailure("\(attempt): \(error.description)")
         }
@@ -152,15 +155,13 @@ struct Daemon {
 
     private func openStore(_ root: Descriptor) throws(CommandFailure) -> Store {
         do throws(StoreError) {
-            return try Store(
-                source: root, sourcePath: configuration.source, path: configuration.store
-            ) { Log.standard.warning($0) }
+            return try Store(source: root, sourcePath: configuration.source, path: configuration.store)
         } catch {
             throw CommandFailure("\(attempt): \(Self.message(error))")
         }
     }
 
-    private static func message(_ error: StoreError) -> String {
+    static func message(_ error: StoreError) -> String {
         switch error {
         case .inUse(let path):
             "\(path): the store is in use by another fusesnap; is this source mounted already (`findmnt -t fuse.fusesnap`)?"

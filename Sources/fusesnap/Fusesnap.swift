@@ -16,8 +16,8 @@ struct Fusesnap: ParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, FreezeHelperCommand.self,
-            HookGuardCommand.self,
+            Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, Check.self, Recover.self,
+            FreezeHelperCommand.self, HookGuardCommand.self,
         ])
 
     /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.

@@ -37,30 +37,39 @@ struct SourceUsers {
 
     /// Who uses a directory, but this process and its parent.
     static func scan(_ path: String, _ directory: Descriptor) throws(Errno) -> HolderScan {
-        var scan = try holders(of: directory, except: [getpid(), getppid()])
-        let apart = daemonsApart(from: path, among: Set(scan.holders.map(\.process)))
-        scan.holders.removeAll { apart.contains($0.process) }
-        return scan
+        let deadline = ContinuousClock.now + daemonTimeout
+        while true {
+            var scan = try holders(of: directory, except: [getpid(), getppid()])
+            let daemons = daemons(among: Set(scan.holders.map(\.process)))
+            scan.holders.removeAll { holder in
+                daemons[holder.process].map { !Paths.contains($0, path) && !Paths.contains(path, $0) } ?? false
+            }
+            // One that begins or ends just now has no control socket: at boot several begin at once.
+            let isClear = scan.holders.allSatisfy { $0.command != "fusesnap" || daemons[$0.process] != nil }
+            if isClear || ContinuousClock.now > deadline { return scan }
+            poll(nil, 0, scanPauseMilliseconds)
+        }
     }
 
-    /// Those of the processes that are daemons of other mounts, whose sources lie apart from this one. What they hold is
-    /// on private mounts, to which no path leads; where this process may not open inodes by their handles (a container
-    /// without CAP_DAC_READ_SEARCH), the scan cannot tell that it lies elsewhere.
-    private static func daemonsApart(from source: String, among processes: Set<Int32>) -> Set<Int32> {
-        if processes.isEmpty { return [] }
-        var apart: Set<Int32> = []
+    private static let daemonTimeout = Duration.seconds(5)
+    private static let scanPauseMilliseconds: Int32 = 50
+
+    /// Those of the processes that are daemons of other mounts, and their sources. What they hold is on private mounts, to
+    /// which no path leads; where this process may not open inodes by their handles (a container without
+    /// CAP_DAC_READ_SEARCH), the scan cannot tell that it lies elsewhere.
+    private static func daemons(among processes: Set<Int32>) -> [Int32: String] {
+        if processes.isEmpty { return [:] }
+        var daemons: [Int32: String] = [:]
         for socket in SocketDirectory.sockets(user: geteuid()) {
             do throws(ControlClientError) {
                 var client = try ControlClient(socket: socket, owner: geteuid())
                 guard processes.contains(client.daemonProcess) else { continue }
-                let other = try client.status().source
-                if Paths.contains(other, source) || Paths.contains(source, other) { continue }
-                apart.insert(client.daemonProcess)
+                daemons[client.daemonProcess] = try client.status().source
             } catch {
                 // Whoever does not answer is not known to be elsewhere.
             }
         }
-        return apart
+        return daemons
     }
 
     private static func list(_ holders: [Holder]) -> String {

@@ -233,6 +233,9 @@ import Testing
     func killedAtFreeze(_ verb: String) throws {
         try MountedSource.with { mount in
             let (said, goOn) = try mount.makeFifos()
+            // What is written to it stays until it is read.
+            let kept = try said.open(O_RDWR)
+            defer { _ = consume kept }
             let hangs =
                 "[ $1 = thaw ] && echo > \(said) || { echo $$ > \(said); read line < \(goOn); echo late >> log; }"
             let hooks =
@@ -257,6 +260,9 @@ import Testing
     func killedAtThaw() throws {
         try MountedSource.with { mount in
             let (said, goOn) = try mount.makeFifos()
+            // What is written to it stays until it is read.
+            let kept = try said.open(O_RDWR)
+            defer { _ = consume kept }
             let slow =
                 "[ $1 = freeze ] || { echo > \(said); read line < \(goOn); echo thawed >> \(mount.top)/log; }"
             let hooks =
@@ -277,6 +283,8 @@ import Testing
     func daemonKilled() throws {
         try TemporaryDirectory.with { place in
             try (place / "said").mkfifo()
+            let kept = try (place / "said").open(O_RDWR)
+            defer { _ = consume kept }
             let own = place / "own"
             let script =
                 "#!/bin/sh\necho $1 >> \(place)/log\necho > \(place)/said\n[ $1 = thaw ] || exec sleep 1000\n"

@@ -173,6 +173,18 @@ struct ManualTests {
             }
             let completion = top / "usr/share/bash-completion/completions/fusesnap"
             try succeed(["bash", "-n", completion.string])
+            // As bash calls it at a Tab: the command, the word, the one before.
+            let complete = """
+                . "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+                _fusesnap fusesnap "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[*]}"
+                """
+            for (words, offered) in [
+                (["ctl", "st"], "start stop status"), (["ru"], "run"), (["ctl", "start", "--le"], "--lease"),
+                (["run", "--in-place", ""], "auto always never"), (["freeze"], ""), (["hook"], ""),
+            ] {
+                let shell = ["bash", "--norc", "-c", complete, completion.string, "fusesnap"]
+                #expect(try succeed(shell + words) == offered + "\n", "\(words)")
+            }
             let fish = top / "usr/share/fish/vendor_completions.d/fusesnap.fish"
             let zsh = top / "usr/share/zsh/site-functions/_fusesnap"
             if Machine.has("zsh") { try succeed(["zsh", "-n", zsh.string]) }

@@ -91,7 +91,8 @@ class Mount:
             if done.returncode == 0 or "busy" not in done.stderr:
                 break
             time.sleep(0.05)
-        if check and done.returncode:
+        # On a machine that is busy its daemon ends later than the command waits for.
+        if check and done.returncode and "daemon still runs" not in done.stderr:
             raise Fault(f"unmount: exit {done.returncode}: {done.stderr.strip()}")
         return done
 

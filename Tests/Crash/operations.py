@@ -6,6 +6,7 @@ Each operation is one call that changes something, so that after a crash it has 
 import ctypes
 import errno
 import os
+import random
 import stat
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -16,8 +17,7 @@ MEBIBYTE = 1 << 20
 
 def pattern(count, seed):
     """`count` bytes that tell which they are."""
-    word = (seed * 2654435761 & 0xFFFFFFFF).to_bytes(4, "little")
-    return b"".join((word[0:3] + bytes([at & 0xFF, at >> 8 & 0xFF, word[3]])) for at in range(count // 6 + 1))[:count]
+    return random.Random(seed).randbytes(count)
 
 
 def checked(result):
@@ -92,7 +92,7 @@ class Side:
         os.fsync(self.open[key])
 
     def do_fsyncdir(self, name):
-        fd = os.open(self.path(name), os.O_RDONLY)
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK)
         try:
             os.fsync(fd)
         finally:

@@ -23,7 +23,7 @@ struct SnapshotUnderTest {
             let root = try top.string.withCString {
                 try Descriptor.open(at: .workingDirectory, $0, O_RDONLY | O_DIRECTORY)
             }
-            let store = try Store(source: root, sourcePath: top.string, path: nil) { _ in }
+            let store = try Store(source: root, sourcePath: top.string, path: nil)
             defer { store.close() }
             let source = try SourceTree(root: root, hidden: store.hidden, mayUseHandles: usesHandles)
             let delta = try DeltaStore(in: store, bytesMax: bytesMax)

@@ -122,6 +122,7 @@ import Testing
             (6, .data(key, 1..<2), 16 + 16), (7, .holes(key, 1..<2), 16 + 16),
             (8, .born(reference), referenceBytes),
             (9, .place(key, .store), 17), (10, .target(key, [1, 2]), 16 + 4 + 2), (11, .flags(key, .isLost), 17),
+            (12, .merged(key, 1..<2), 16 + 16),
         ]
         for (kind, change, count) in expected {
             let bytes = try journal(.test(), [.changes([change])])

@@ -158,7 +158,7 @@ struct ChangeGenerator {
     /// One of each kind in turn; `name` twice, for both that it can be.
     mutating func change(_ kind: Int) -> RecordChange {
         let key = key()
-        return switch kind % 12 {
+        return switch kind % 13 {
         case 0: .reference(reference(key))
         case 1: .name(in: key, name(), .absent)
         case 2: .name(in: key, name(), .present(reference(self.key())))
@@ -170,12 +170,13 @@ struct ChangeGenerator {
         case 8: .born(reference(key))
         case 9: .place(key, random.pick([.source, .graveyard, .detached, .store]))
         case 10: .target(key, random.data(random.number(0...400)))
+        case 11: .merged(key, blocks())
         default: .flags(key, RecordFlags(rawValue: UInt8(random.next() % 8)))
         }
     }
 
     mutating func changes() -> [RecordChange] {
-        (0..<random.number(0...5)).map { _ in change(random.number(0...11)) }
+        (0..<random.number(0...5)).map { _ in change(random.number(0...12)) }
     }
 
     /// What an operation, a commit or an end appends; `sequence` is that of its record.

@@ -53,11 +53,11 @@ final class CommitQueue: Sendable {
     }
 
     /// Returns when all that was recorded before is durable, with the data of `reference`, or of all inodes where that is
-    /// nil and `isForAll`. `perform` does it for all that wait: it gets what is asked for, what must be flushed besides,
-    /// and returns the sequence through which its mark counts.
-    func commit(
+    /// nil and `isForAll`. `perform` does it for all that wait: it gets what `moment` returned before anything else, what is
+    /// asked for, what must be flushed besides, and returns the sequence through which its mark counts.
+    func commit<Moment>(
         _ reference: InodeReference?, isForAll: Bool = false,
-        _ perform: (Batch, [InodeReference]) throws(Errno) -> UInt64
+        at moment: () -> Moment, _ perform: (Moment, Batch, [InodeReference]) throws(Errno) -> UInt64
     ) throws(Errno) {
         let ticket = state.withLock { state in
             if let reference { state.gathering.inodes[reference.key] = reference }
@@ -76,14 +76,17 @@ final class CommitQueue: Sendable {
                 }
                 return (state.gathering, state.number)
             }
-            return try lead(batch, number, perform)
+            return try lead(batch, number, moment, perform)
         }
         for body in ready { body() }
     }
 
-    private func lead(
-        _ batch: Batch, _ number: UInt64, _ perform: (Batch, [InodeReference]) throws(Errno) -> UInt64
+    private func lead<Moment>(
+        _ batch: Batch, _ number: UInt64, _ moment: () -> Moment,
+        _ perform: (Moment, Batch, [InodeReference]) throws(Errno) -> UInt64
     ) throws(Errno) -> [@Sendable () -> Void] {
+        // First: what the mark will cover is among what is flushed, since who records it notes it before `moment` can pass.
+        let moment = moment()
         let (dirty, replacing) = state.withLock { state in
             state.hasChanges = false
             let dirty = batch.isForAll ? state.dirty : state.dirty.filter { batch.inodes[$0.key] != nil }
@@ -95,7 +98,7 @@ final class CommitQueue: Sendable {
             var flushed = batch.inodes
             flushed.merge(dirty) { old, _ in old }
             flushed.merge(replacing) { old, _ in old }
-            let through = try perform(batch, Array(flushed.values))
+            let through = try perform(moment, batch, Array(flushed.values))
             return state.withLock { state in
                 state.done = max(state.done, number)
                 let ready = state.afterMarks.filter { $0.sequence <= through }

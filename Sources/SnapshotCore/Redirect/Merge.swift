@@ -39,6 +39,8 @@ struct Merge {
     private var left: [InodeKey: Int] = [:]
     /// Whether anything was taken away.
     private var hasTaken = false
+    /// Blocks that have been copied and still take space in the delta.
+    private var copied: [(key: InodeKey, blocks: Range<UInt64>)] = []
 
     private var source: SourceTree { redirect.source }
 
@@ -285,32 +287,74 @@ struct Merge {
         for run in contents.blocks.runs {
             let start = RecordLimits.offset(ofBlock: run.lowerBound)
             let end = min(RecordLimits.offset(ofBlock: run.upperBound), size)
-            if start < end { try copy(delta, to: file, start..<end) }
+            if start < end { try copy(key, delta, to: file, start..<end) }
         }
     }
 
-    /// Small ranges through a buffer, since each clone splits the file's extents; large ones are cloned.
+    /// Small ranges through a buffer, since each clone splits the file's extents; large ones are cloned. Where the primary
+    /// has no space left, the delta's is given back, of what has been copied by then.
     private mutating func copy(
-        _ delta: Descriptor, to file: Descriptor, _ range: Range<Int64>
+        _ key: InodeKey, _ delta: Descriptor, to file: Descriptor, _ range: Range<Int64>
     ) throws(Errno) {
         if range.count >= RecordLimits.cloneBytesMin, Self.clone(delta, to: file, range) {
             return didBytes(UInt64(range.count))
         }
         var at = range.lowerBound
+        var lengthMax = RecordLimits.copyBytesMax
         while at < range.upperBound {
-            let length = min(Int(range.upperBound - at), RecordLimits.copyBytesMax)
-            let buffer = WorkerThread.buffer(length)
-            let count = try readFully(delta, into: buffer, at: at)
-            if count < length {
-                // A power cut has taken the end of the delta file, which no mark had named.
-                UnsafeMutableRawBufferPointer(rebasing: buffer[count...])
-                    .initializeMemory(as: UInt8.self, repeating: 0)
+            let length = min(Int(range.upperBound - at), lengthMax)
+            do throws(Errno) {
+                try copy(delta, to: file, at: at, length)
+            } catch {
+                guard error == .noSpace || error == .diskQuotaExceeded else { throw error }
+                if try giveBack() { continue }
+                // Nothing can be given back: by smaller pieces, as long as there are any.
+                guard lengthMax > Int(RecordLimits.blockBytes) else { throw error }
+                lengthMax = max(lengthMax / 8, Int(RecordLimits.blockBytes))
+                continue
             }
-            try Steps.step("merge data") { () throws(Errno) in
-                try writeFully(file, UnsafeRawBufferPointer(buffer), at: at)
-            }
+            // Whole blocks: the last one of a file is whole where the file ends.
+            let first = UInt64(at / RecordLimits.blockBytes)
             at += Int64(length)
+            copied.append((key, first..<RecordLimits.blockCount(at)))
             didBytes(UInt64(length))
+        }
+    }
+
+    /// Gives the space of blocks back that have been copied: once the primary has them durably, and the layer's journal
+    /// says that it has. Whether there were any.
+    private mutating func giveBack() throws(Errno) -> Bool {
+        if copied.isEmpty { return false }
+        try redirect.synchronizeSource()
+        _ = try layer.journal.append(.changes(copied.map { .merged($0.key, $0.blocks) }))
+        try layer.journal.synchronize()
+        for (key, blocks) in copied {
+            layer.map.apply(.merged(key, blocks))
+            guard let delta = try layer.files.existingFile(of: key) else { continue }
+            let start = RecordLimits.offset(ofBlock: blocks.lowerBound)
+            let length = RecordLimits.offset(ofBlock: blocks.upperBound) - start
+            try allocate(
+                delta, mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset: start, length: length)
+            layer.files.release(UInt64(length))
+        }
+        copied = []
+        // Freed blocks are there for others once that is durable.
+        try redirect.synchronizeSource()
+        return true
+    }
+
+    private func copy(
+        _ delta: Descriptor, to file: Descriptor, at: Int64, _ length: Int
+    ) throws(Errno) {
+        let buffer = WorkerThread.buffer(length)
+        let count = try readFully(delta, into: buffer, at: at)
+        if count < length {
+            // A power cut has taken the end of the delta file, which no mark had named.
+            UnsafeMutableRawBufferPointer(rebasing: buffer[count...])
+                .initializeMemory(as: UInt8.self, repeating: 0)
+        }
+        try Steps.step("merge data") { () throws(Errno) in
+            try writeFully(file, UnsafeRawBufferPointer(buffer), at: at)
         }
     }
 

@@ -10,16 +10,16 @@ extension Redirect {
     /// data. Not called inside the gate.
     package func synchronize(_ reference: InodeReference?) throws(Errno) {
         try credentials.assumeDaemon()
-        try commits.commit(reference) { (batch, inodes) throws(Errno) in
-            try mark(batch, inodes)
+        try commits.commit(reference, at: moment) { (moment, _, inodes) throws(Errno) in
+            try mark(moment, inodes)
         }
     }
 
     /// Makes everything durable.
     package func synchronizeAll() throws(Errno) {
         try credentials.assumeDaemon()
-        try commits.commit(nil, isForAll: true) { (batch, inodes) throws(Errno) in
-            try mark(batch, inodes)
+        try commits.commit(nil, isForAll: true, at: moment) { (moment, _, inodes) throws(Errno) in
+            try mark(moment, inodes)
         }
     }
 
@@ -47,13 +47,18 @@ extension Redirect {
         layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
     }
 
-    /// Flushes, then writes the mark. Returns the sequence through which it counts.
-    private func mark(
-        _ batch: CommitQueue.Batch, _ inodes: [InodeReference]
-    ) throws(Errno) -> UInt64 {
+    private typealias Moment = (stack: LayerStack, through: UInt64)
+
+    /// Where a mark is to go, and through which sequence it will count. What was recorded before has been noted as to be
+    /// flushed by then, since both are done with `metadata` held; what comes later is not covered.
+    private func moment() -> Moment {
         let stack = stack
-        // What comes while this waits is not covered.
-        let through = stack.top.journal.nextSequence
+        return metadata.withLock { _ in (stack, stack.top.journal.nextSequence) }
+    }
+
+    /// Flushes, then writes the mark. Returns the sequence through which it counts.
+    private func mark(_ moment: Moment, _ inodes: [InodeReference]) throws(Errno) -> UInt64 {
+        let (stack, through) = moment
         try makeBelowDurable(stack)
         try flush(inodes, stack)
         try mark(stack.top, through: through, inodes.map(\.key))
@@ -96,7 +101,7 @@ extension Redirect {
 
     /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
     func makeSealDurable(_ sealed: Layer) throws(Errno) {
-        try commits.commit(nil, isForAll: true) { (_, inodes) throws(Errno) in
+        try commits.commit(nil, isForAll: true, at: {}) { (_, _, inodes) throws(Errno) in
             if sealed.isSealDurable.load(ordering: .acquiring) { return 0 }
             if !sealed.isBelowDurable.load(ordering: .acquiring) {
                 try synchronizeSource()

@@ -176,8 +176,8 @@ extension Redirect {
                 changes.append(.written(record.key, size: size, modified: now, changed: now))
             }
             try self.record(stack.top, changes)
+            commits.noteData(of: target.reference)
         }
-        commits.noteData(of: target.reference)
     }
 
     /// Writes to anything take file capabilities away, and those of a user who may not keep them set-id bits.

@@ -435,6 +435,8 @@ extension Redirect {
                     ]
                 }
                 try record(stack.top, changes)
+                // What replaces another is looked for after a power cut, with its data.
+                if move.replaced != nil, !move.isExchange { commits.noteReplacing(move.moved.reference) }
             }
         }
 
@@ -447,8 +449,6 @@ extension Redirect {
             try note(nil)
         }
         if let other = move.replaced, !move.isExchange {
-            // What replaces another is looked for after a power cut, with its data.
-            commits.noteReplacing(move.moved.reference)
             didLoseName(other.reference, stack)
         }
     }

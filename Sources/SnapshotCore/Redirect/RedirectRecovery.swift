@@ -46,7 +46,8 @@ package struct RedirectRecovery {
         /// Whether it is sealed, and all of it counts.
         var isSealed: Bool {
             guard let sealed = scan.sealedSequence else { return false }
-            return isOfThisBoot || scan.lastMarkSequence.map { $0 > sealed } ?? false
+            // Not any mark behind the seal: that of an fsync which began before it covers only what came before that.
+            return isOfThisBoot || scan.through > sealed
         }
     }
 
@@ -111,7 +112,9 @@ package struct RedirectRecovery {
         for number in numbers {
             let path = store.layerPath(number)
             let directory = try attempt("open", path) { () throws(Errno) in try store.openLayer(number) }
-            guard let scan = try scan(directory, path) else {
+            let scan = try self.scan(
+                directory, path, isHighest: number == numbers.last, isOnly: numbers.count == 1)
+            guard let scan else {
                 // A layer that was about to begin, or has been merged.
                 try attempt("remove", path) { () throws(Errno) in try store.removeLayer(number) }
                 continue
@@ -130,17 +133,22 @@ package struct RedirectRecovery {
         return found
     }
 
-    /// nil where there is no journal, or one whose head was never written.
-    private func scan(_ directory: Descriptor, _ path: String) throws(RecordError) -> JournalScan? {
+    /// nil where there is no journal, or one whose head was never written: by a daemon, or a machine, that ended when it
+    /// was about to begin the layer, which has nothing in it then.
+    private func scan(
+        _ directory: Descriptor, _ path: String, isHighest: Bool, isOnly: Bool
+    ) throws(RecordError) -> JournalScan? {
         do throws(RecordError) {
             return try JournalScan.read(in: directory, path: path)
         } catch {
-            guard case .noHead = error else { throw error }
-            let wasWritten = try attempt("read", path) { () throws(Errno) -> Bool in
-                if try !isUnwritten(directory) { return true }
-                return try holdsOthers(directory)
+            guard case .noHead = error, isHighest else { throw error }
+            let mayBe = try attempt("read", path) { () throws(Errno) in
+                if try !isUnwritten(directory) { return false }
+                if try holdsOthers(directory) { return false }
+                if !isOnly { return true }
+                return try !store.holdsNew()
             }
-            if wasWritten { throw error }
+            if !mayBe { throw error }
             return nil
         }
     }
@@ -155,8 +163,8 @@ package struct RedirectRecovery {
         return holdsOthers
     }
 
-    /// Whether a journal holds nothing: a power cut came before its head was written, so nothing in it counts. One that
-    /// holds something is damaged.
+    /// Whether a journal has no whole head: a crash came before it was written, so nothing in it counts. Any other
+    /// that has none is damaged.
     private func isUnwritten(_ directory: Descriptor) throws(Errno) -> Bool {
         let file = try Journal.fileName.withCString { (name) throws(Errno) in
             try Descriptor.open(at: directory, name, O_RDONLY)
@@ -165,6 +173,7 @@ package struct RedirectRecovery {
         var at: Int64 = 0
         while true {
             let count = try readFully(file, into: buffer, at: at)
+            if at == 0, count < Journal.bytesMin { return true }
             if !buffer[..<count].allSatisfy({ $0 == 0 }) { return false }
             if count < buffer.count { return true }
             at += Int64(count)
@@ -213,7 +222,7 @@ package struct RedirectRecovery {
                 }
             }
             // A merge takes the new files of a sealed layer away.
-            if !isNew || found.isSealed { continue }
+            guard isNew, !found.isSealed else { continue }
             let isThere = try attempt("look for \(name) in", store.newPath) { () throws(Errno) in
                 try store.hasNew(name)
             }

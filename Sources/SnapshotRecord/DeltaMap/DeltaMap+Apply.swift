@@ -23,9 +23,14 @@ extension DeltaMap {
                 contents.holes.remove(blocks)
             }
         case .holes(let inode, let blocks):
-            changeData(of: inode) { contents in
+            changeData(of: inode) { [isRedirect] contents in
                 contents.holes.insert(blocks)
+                if isRedirect { contents.blocks.remove(blocks) } else { contents.blocks.insert(blocks) }
+            }
+        case .merged(let inode, let blocks):
+            changeData(of: inode) { contents in
                 contents.blocks.remove(blocks)
+                contents.holes.remove(blocks)
             }
         case .place(let inode, let place):
             changeContents(of: inode) { $0.place = place }
@@ -67,10 +72,13 @@ extension DeltaMap {
     }
 
     private func changeData(of inode: InodeKey, _ body: (inout InodeRecord.Contents) -> Void) {
+        func count(_ contents: borrowing InodeRecord.Contents) -> UInt64 {
+            contents.blocks.count + (isRedirect ? contents.holes.count : 0)
+        }
         let added = recordForChange(of: inode)?.contents.withLock { contents -> UInt64 in
-            let before = contents.blocks.count + contents.holes.count
+            let before = count(contents)
             body(&contents)
-            let now = contents.blocks.count + contents.holes.count
+            let now = count(contents)
             return now > before ? now - before : 0
         }
         if let added, added > 0 { countAreas(added) }
@@ -118,8 +126,9 @@ extension InodeRecord {
         } else if let links = contents.links {
             try emit(.links(key, links))
         }
-        for run in contents.holes.runs { try emit(.holes(key, run)) }
+        // In preserve the holes are among the blocks: so they come after these.
         for run in contents.blocks.runs { try emit(.data(key, run)) }
+        for run in contents.holes.runs { try emit(.holes(key, run)) }
         for (name, entry) in contents.entries { try emit(.name(in: key, name, entry)) }
         if let target = contents.target { try emit(.target(key, target)) }
         if !contents.flags.isEmpty { try emit(.flags(key, contents.flags)) }

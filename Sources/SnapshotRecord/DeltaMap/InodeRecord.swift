@@ -59,7 +59,8 @@ package final class InodeRecord: Sendable {
         package var attributes: RecordedAttributes?
         /// The blocks in the delta file: in preserve data as they were, holes as holes.
         package var blocks = BlockSet()
-        /// Redirect: blocks that are holes, whatever delta file or primary have there.
+        /// Redirect: blocks that are holes, whatever delta file or primary have there. Preserve: of the `blocks` those
+        /// that a journal tells to have been holes, so that no delta file is missed for them.
         package var holes = BlockSet()
         /// Redirect, of an inode that is new in this layer, or was in one that has been merged since: the names that it
         /// has, and its time of change. nil: those of the file itself. Void where there are `attributes`.

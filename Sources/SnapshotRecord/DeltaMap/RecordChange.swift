@@ -12,10 +12,13 @@ package enum RecordChange: Sendable, Equatable {
     case written(InodeKey, size: Int64, modified: Timestamp, changed: Timestamp)
     /// Redirect: `InodeRecord.Contents.links`.
     case links(InodeKey, LinkCount)
-    /// Blocks that are in the delta file, and are no holes.
+    /// Blocks that are in the delta file, the first of them with data.
     case data(InodeKey, Range<UInt64>)
-    /// Redirect: blocks that are holes.
+    /// Blocks that are holes; in preserve: that were.
     case holes(InodeKey, Range<UInt64>)
+    /// Redirect: blocks that are durable in the primary, by a merge that needed their space: this layer says nothing of
+    /// them any more.
+    case merged(InodeKey, Range<UInt64>)
     /// Made after the cut: preserve, not in the snapshot; redirect, a real file in the store.
     case born(InodeReference)
     case place(InodeKey, InodePlace)

@@ -24,6 +24,8 @@ package enum JournalEvent: Sendable, Equatable {
 /// is taken after any lock of the caller's.
 package final class Journal: Sendable {
     package static let fileName = FileName("journal")
+    /// A file of less has not even a head.
+    package static let bytesMin = JournalFormat.headBytes
     /// What compaction fills; it is of no meaning before it has the other name.
     static let newFileName = FileName("journal.new")
 
@@ -104,6 +106,35 @@ package final class Journal: Sendable {
     package func append(_ event: JournalEvent) throws(Errno) -> UInt64 {
         try state.withLock { (state) throws(Errno) in
             try state.append(event)
+        }
+    }
+
+    /// Writes the head anew, in its place: of the same layer (else EINVAL). Neither is it synced.
+    package func restate(_ head: JournalHead) throws(Errno) {
+        try state.withLock { (state) throws(Errno) in
+            guard head.layer == state.head.layer else { throw .invalidArgument }
+            let buffer = RecordBuffer()
+            buffer.put(head, isCompacted: false, firstSequence: 0)
+            try writeFully(state.file.descriptor, buffer.bytes, at: 0)
+            state.head = head
+        }
+    }
+
+    /// Takes the file's name away, then what it says, whose space is given back though the file is open; one of the two
+    /// will do. There is no journal from then on: what is appended is lost.
+    package func remove() throws(Errno) {
+        var problem: Errno?
+        do throws(Errno) {
+            try Self.fileName.withCString { (name) throws(Errno) in
+                try unlink(at: directory, name)
+            }
+        } catch {
+            if error != .noSuchFileOrDirectory { problem = error }
+        }
+        do throws(Errno) {
+            try truncate(state.withLock { $0.file.descriptor }, to: 0)
+        } catch {
+            throw problem ?? error
         }
     }
 

@@ -111,6 +111,7 @@ enum ChangeKind: UInt8 {
     case place = 9
     case target = 10
     case flags = 11
+    case merged = 12
 }
 
 /// A mark's inodes: those that it lists, or all that there are.

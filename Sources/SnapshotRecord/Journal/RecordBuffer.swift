@@ -164,6 +164,9 @@ final class RecordBuffer {
         case .holes(let inode, let blocks):
             put(.holes, inode)
             put(blocks)
+        case .merged(let inode, let blocks):
+            put(.merged, inode)
+            put(blocks)
         case .place(let inode, let place):
             put(.place, inode)
             put(place.rawValue)

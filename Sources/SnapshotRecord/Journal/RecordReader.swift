@@ -179,6 +179,7 @@ struct RecordReader {
         case .links: return .links(try key(), LinkCount(count: try number(), changed: try time()))
         case .data: return .data(try key(), try blocks())
         case .holes: return .holes(try key(), try blocks())
+        case .merged: return .merged(try key(), try blocks())
         case .target: return .target(try key(), try counted())
         case .place:
             let inode = try key()
