@@ -94,10 +94,13 @@ package final class Preserve: Sendable {
         }
     }
 
-    /// Appends to the journal what is to be done, or, of a place, has been.
+    /// Appends to the journal what is to be done, or, of a place, has been. Its file is open: whoever the thread is does
+    /// not matter.
     func note(_ changes: [RecordChange]) {
-        storing("the journal of the snapshot could not be written") { () throws(Errno) in
+        do throws(Errno) {
             try store.record(changes)
+        } catch {
+            becomeInexact("the journal of the snapshot could not be written: \(error)")
         }
     }
 
@@ -324,13 +327,11 @@ package final class Preserve: Sendable {
         guard let record = record(of: directory.reference) else { return }
         let key = FileName(name)
         if record.contents.withLock({ $0.entries[key] != nil }) { return }
-        storing("a name in inode \(directory.key.inode) could not be recorded") { () throws(Errno) in
-            try record.firstChange.withLock { (_) throws(Errno) -> Void in
-                if record.contents.withLock({ $0.entries[key] != nil }) { return }
-                try store.record([.name(in: record.key, key, entry)])
-                record.contents.withLock { $0.entries[key] = entry }
-                map.countAreas(1)
-            }
+        record.firstChange.withLock { _ in
+            if record.contents.withLock({ $0.entries[key] != nil }) { return }
+            note([.name(in: record.key, key, entry)])
+            record.contents.withLock { $0.entries[key] = entry }
+            map.countAreas(1)
         }
     }
 

@@ -51,17 +51,20 @@ package struct PreserveRecovery {
     private let credentials: Credentials
     private let boot: BootIdentity
     private let bytesMax: UInt64?
+    private let countsClones: Bool
     private let didBecomeInexact: @Sendable (String) -> Void
 
+    /// `countsClones` false where files are cloned before they are written to (`io=passthrough`).
     package init(
         store: Store, source: SourceTree, credentials: Credentials, boot: BootIdentity, bytesMax: UInt64?,
-        didBecomeInexact: @escaping @Sendable (String) -> Void
+        countsClones: Bool = true, didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         self.store = store
         self.source = source
         self.credentials = credentials
         self.boot = boot
         self.bytesMax = bytesMax
+        self.countsClones = countsClones
         self.didBecomeInexact = didBecomeInexact
     }
 
@@ -158,7 +161,8 @@ package struct PreserveRecovery {
         }
         do throws(Errno) {
             let corrections = try findPlaces(map, kept)
-            let delta = try DeltaStore(takingUp: scan, kept, in: store, bytesMax: bytesMax)
+            let delta = try DeltaStore(
+                takingUp: scan, kept, in: store, bytesMax: bytesMax, countsClones: countsClones)
             let preserve = Preserve(
                 source: source, store: delta, credentials: credentials, map: map,
                 absence: Absence(cut: scan.head.cut, end: .current), didBecomeInexact: didBecomeInexact)

@@ -7,11 +7,11 @@ package import SystemPackage
 // Snapshots in preserve that are taken up again after their daemon was killed, and who holds a snapshot.
 extension SnapshotLifecycle {
     /// Takes up the snapshot that an earlier daemon kept by preserving originals, or discards it; `note` gets a line on it.
-    func recoverPreserve(_ note: (String) -> Void) throws(RecordError) {
+    func recoverPreserve(countsClones: Bool, _ note: (String) -> Void) throws(RecordError) {
         guard let boot else { return }
         let recovery = PreserveRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
-            didBecomeInexact: tellInexact)
+            countsClones: countsClones, didBecomeInexact: tellInexact)
         let refusal = redirects ? "it preserved originals, and this mount redirects changes (--mode redirect)" : nil
         switch try recovery.recover(refusal: refusal) {
         case .nothing, .discarded(nil):

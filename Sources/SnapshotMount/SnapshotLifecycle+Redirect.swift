@@ -161,9 +161,9 @@ extension SnapshotLifecycle {
     // MARK: Recovery
 
     /// Takes up what an earlier daemon left, before anything is served: `note` gets a line on it. Throws where that cannot
-    /// be used as it is; nothing has been changed then.
-    package func recover(_ note: (String) -> Void) throws(RecordError) {
-        try recoverPreserve(note)
+    /// be used as it is; nothing has been changed then. `countsClones` is of `PreserveRecovery`.
+    package func recover(countsClones: Bool = true, _ note: (String) -> Void) throws(RecordError) {
+        try recoverPreserve(countsClones: countsClones, note)
         guard let boot, source.usesHandles else { return try refuseLayers() }
         let recovery = RedirectRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,

@@ -124,7 +124,9 @@ struct Daemon {
                     + " use --mode preserve")
         }
         do throws(RecordError) {
-            try lifecycle.recover { Log.standard.warning($0) }
+            try lifecycle.recover(countsClones: configuration.policy != .passthrough) {
+                Log.standard.warning($0)
+            }
         } catch {
             throw CommandFailure("\(attempt): \(error.description)")
         }

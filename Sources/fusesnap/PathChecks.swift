@@ -227,7 +227,7 @@ struct PathChecks {
             Finding(
                 "store", hasSnapshot ? .warning : .ok,
                 "a daemon that did not end in order left its store" + (hasSnapshot ? " with a snapshot" : "")
-                    + ": the next mount takes it up" + (hasSnapshot ? " and discards the snapshot" : ""))
+                    + ": the next mount takes it up" + (hasSnapshot ? "; see `fusesnap check \(store)`" : ""))
         ]
     }
 

@@ -84,8 +84,8 @@ struct KillingWorkload {
             try operation.perform()
         } catch let error as Errno {
             // As an application would be told: the directory is not empty, or is moved into itself.
-            let isExpected = error == .directoryNotEmpty || error == .invalidArgument || error == .fileExists
-            try check(isExpected, "\(operation.name): \(error)")
+            let expected: [Errno] = [.directoryNotEmpty, .invalidArgument, .fileExists, .isDirectory, .notDirectory]
+            try check(expected.contains(error), "\(operation.name): \(error)")
             return
         }
         if case .unrecorded = kill { return try takeUp() }
@@ -225,15 +225,13 @@ struct KillingWorkload {
     }
 
     private func rename(_ path: Path, _ new: Path) throws -> Operation {
-        let (snapshot, moved, name, newName) = (snapshot, try snapshot.target(path), name(path), name(new))
-        let (directory, newDirectory) = (try parent(path), try parent(new))
+        let (snapshot, moved, name) = (snapshot, try snapshot.target(path), name(path))
+        let directory = try parent(path)
         return Operation(name: "rename \(path) \(new)") {
             snapshot.preserve.willChangeAttributes(of: moved)
             name.withCString {
                 snapshot.preserve.willChangeEntry(in: directory, $0, now: .present(moved.reference))
             }
-            _ = newDirectory
-            _ = newName
         } perform: {
             try snapshot.rename(path, to: new)
         }

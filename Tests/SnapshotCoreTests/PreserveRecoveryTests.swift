@@ -114,7 +114,9 @@ import Testing
             let status = try FileStatus(of: target.descriptor)
             #expect(status.links == 2 && snapshot.preserve.isInGraveyard(status))
             // Then it comes after all.
+            "other".withCString { snapshot.preserve.willChangeEntry(in: root, $0, now: .absent) }
             try (snapshot.top / "other").create()
+            snapshot.preserve.didMake(try FileStatus(of: try snapshot.target("other").descriptor))
             try snapshot.rename("other", to: "f")
             #expect(try snapshot.shown() == snapshot.expected)
             try takesUp(snapshot)

@@ -134,7 +134,7 @@ import Testing
             let kept = try #require(try store.keptSnapshot())
             #expect(kept.deltaBytes == 4096)
             #expect(kept.graves.isEmpty)
-            #expect(kept.strays == ["graveyard/1-2"])
+            #expect(kept.strayGraves == ["1-2"])
             try store.discardSnapshot()
             #expect(try store.keptSnapshot() == nil)
             #expect(try Set((top / ".fusesnap").entries()) == ["format", "lock"])

@@ -30,8 +30,9 @@ package final class DeltaStore: Sendable {
     }
 
     /// Goes on with what an earlier daemon kept, whose journal has been read and whose files have been looked at.
+    /// `countsClones` false: delta files are clones, which count for nothing.
     package init(
-        takingUp scan: JournalScan, _ kept: KeptFiles, in store: Store, bytesMax: UInt64?
+        takingUp scan: JournalScan, _ kept: KeptFiles, in store: Store, bytesMax: UInt64?, countsClones: Bool
     ) throws(Errno) {
         guard let directory = kept.directory else { throw .noSuchFileOrDirectory }
         self.store = store
@@ -42,7 +43,7 @@ package final class DeltaStore: Sendable {
             graveyard = try Self.makeEmpty(Store.graveyardName, in: store.companion)
         }
         journal = try Journal(resuming: scan, in: directory)
-        files.count(kept.deltaBytes)
+        if countsClones { files.count(kept.deltaBytes) }
         countBuried(kept.buriedBytes)
     }
 
@@ -198,6 +199,7 @@ package final class DeltaStore: Sendable {
     /// Gives the space of delta files and graveyard back.
     package func discard() throws(Errno) {
         files.releaseDescriptors()
+        try journal?.remove()
         _ = try removeTree(at: store.directory, Store.snapshotName)
         _ = try removeTree(at: store.companion, Store.graveyardName)
         peak.max(files.releaseAll(), ordering: .relaxed)

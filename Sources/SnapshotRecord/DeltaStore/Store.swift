@@ -114,9 +114,9 @@ package final class Store: Sendable {
             guard try layerNumbers().isEmpty, try keptSnapshot() == nil else { return }
             let times = try FileStatus(of: source)
             let leftovers = [
+                (directory, Self.leaseName), (directory, Self.newLeaseName),
                 (directory, Self.formatName), (directory, Self.lockName),
                 (companion, Self.formatName), (companion, Self.lockName),
-                (directory, Self.leaseName), (directory, Self.newLeaseName),
             ]
             // First what without the format would be taken for somebody else's.
             for name in [Self.graveyardName, Self.newName, Self.stagingName] {

@@ -120,16 +120,21 @@ package final class Journal: Sendable {
         }
     }
 
-    /// Takes the file's name away, or, where that cannot be, what it says: there is no journal from then on, and appends go
-    /// nowhere.
+    /// Takes the file's name away, then what it says, whose space is given back though the file is open; one of the two
+    /// will do. There is no journal from then on: what is appended is lost.
     package func remove() throws(Errno) {
+        var problem: Errno?
         do throws(Errno) {
             try Self.fileName.withCString { (name) throws(Errno) in
                 try unlink(at: directory, name)
             }
         } catch {
-            if error == .noSuchFileOrDirectory { return }
+            if error != .noSuchFileOrDirectory { problem = error }
+        }
+        do throws(Errno) {
             try truncate(state.withLock { $0.file.descriptor }, to: 0)
+        } catch {
+            throw problem ?? error
         }
     }
 
