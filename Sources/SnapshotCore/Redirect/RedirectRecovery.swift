@@ -66,14 +66,16 @@ package struct RedirectRecovery {
         }
         // What lies above a layer that is not sealed was never promised to anybody.
         let kept = lowest.isSealed ? 2 : 1
-        for layer in found.dropFirst(kept) {
+        let dropped = found.dropFirst(kept)
+        found = Array(found.prefix(kept))
+        var layers: [Layer] = []
+        for layer in found { layers.insert(try load(layer), at: 0) }
+        // Not before what is kept is known to be good.
+        for layer in dropped {
             try attempt("remove", store.layerPath(layer.number)) { () throws(Errno) in
                 try store.removeLayer(layer.number)
             }
         }
-        found = Array(found.prefix(kept))
-        var layers: [Layer] = []
-        for layer in found { layers.insert(try load(layer), at: 0) }
         // A sealed layer has one above it, which may not have come to be.
         if lowest.isSealed, layers.count == 1 {
             layers.insert(
