@@ -193,7 +193,7 @@ struct TakenUpTests {
             try source.mount("--mode", mode)
             let child = try Child([
                 Machine.binary, "run", source.point.string, "--", "sh", "-c",
-                "echo > \(source.point).said; sleep 1000",
+                "echo > \(source.point).said; exec sleep 1000",
             ])
             let said = Path("\(source.point).said")
             try wait("the command") { said.exists }
