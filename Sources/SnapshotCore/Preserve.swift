@@ -67,7 +67,9 @@ package final class Preserve: Sendable {
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
     func record(of reference: InodeReference) -> InodeRecord? {
         guard end.isRecording, reference.device == source.device else { return nil }
-        if let absence = cut.absence, absence.includes(birthOf: reference.key), map.record(of: reference.key) == nil {
+        if let absence = cut.absence, absence.includes(birthOf: reference.key),
+            map.record(of: reference.key) == nil
+        {
             didMake(reference)
         }
         guard let record = map.recordForChange(of: reference.key, reference),

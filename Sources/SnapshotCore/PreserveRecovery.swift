@@ -79,7 +79,8 @@ package struct PreserveRecovery {
     /// `refusal`: why no snapshot in preserve may go on in this mount; nil where it may. Throws where something cannot be
     /// read, or is of a later version: then nothing has been changed.
     package func recover(refusal: String? = nil) throws(RecordError) -> Outcome {
-        guard let kept = try attempt("look at", store.snapshotPath, { () throws(Errno) in try store.keptSnapshot() })
+        guard
+            let kept = try attempt("look at", store.snapshotPath, { () throws(Errno) in try store.keptSnapshot() })
         else { return .nothing }
         do throws(Refusal) {
             let scan = try readJournal(kept)

@@ -12,7 +12,8 @@ extension SnapshotLifecycle {
         let recovery = PreserveRecovery(
             store: store, source: source, credentials: credentials, boot: boot, bytesMax: deltaBytesMax,
             countsClones: countsClones, didBecomeInexact: tellInexact)
-        let refusal = redirects ? "it preserved originals, and this mount redirects changes (--mode redirect)" : nil
+        let refusal =
+            redirects ? "it preserved originals, and this mount redirects changes (--mode redirect)" : nil
         switch try recovery.recover(refusal: refusal) {
         case .nothing, .discarded(nil):
             return

@@ -78,7 +78,8 @@ private struct RecoveryWithoutMount {
         case .discarded(let why?): "discarded the snapshot: \(why); the live files are not affected"
         case .discarded(nil): "removed what was left of a snapshot that had ended"
         case .discardedKept: "discarded the snapshot in preserve; the live files are not affected"
-        case .merged(let cut): "merged what was changed since \(cut.rfc3339), the start of its snapshot, which has ended"
+        case .merged(let cut):
+            "merged what was changed since \(cut.rfc3339), the start of its snapshot, which has ended"
         case .mergeFinished: "finished a merge that had begun"
         case .thrownAway(let cut): "threw away what was changed since \(cut.rfc3339): the source is as it was then"
         case .damagedThrownAway:

@@ -28,12 +28,15 @@ struct TakenUpTests {
         /// What the mount says.
         @discardableResult
         func mount(_ options: String...) throws -> Finished {
-            let finished = try run([Machine.binary, "mount"] + options + [source.string, point.string], seconds: 60)
+            let finished = try run(
+                [Machine.binary, "mount"] + options + [source.string, point.string], seconds: 60)
             if finished.code != 0 { throw TestFailure(finished.description) }
             return finished
         }
 
-        func control(_ words: String...) throws -> Finished { try run([Machine.binary, "ctl"] + words + [point.string]) }
+        func control(_ words: String...) throws -> Finished {
+            try run([Machine.binary, "ctl"] + words + [point.string])
+        }
 
         func status() throws -> MountStatus {
             MountStatus(json: try succeed([Machine.binary, "ctl", "status", "--json", point.string]))
@@ -88,7 +91,8 @@ struct TakenUpTests {
                 let live = try TreeCapture(source.point)
                 try source.kill()
                 let checked = try run([Machine.binary, "check", source.store.string])
-                #expect(checked.code == 0 && checked.output.contains("the next mount goes on with it"), "\(checked)")
+                #expect(
+                    checked.code == 0 && checked.output.contains("the next mount goes on with it"), "\(checked)")
                 let said = try source.mount()
                 #expect(said.errors.contains("took up the snapshot"), "\(said)")
                 #expect(try frozen.differences(TreeCapture(source.snapshot)).isEmpty)
@@ -188,7 +192,8 @@ struct TakenUpTests {
         try with { source in
             try source.mount("--mode", mode)
             let child = try Child([
-                Machine.binary, "run", source.point.string, "--", "sh", "-c", "echo > \(source.point).said; sleep 1000",
+                Machine.binary, "run", source.point.string, "--", "sh", "-c",
+                "echo > \(source.point).said; exec sleep 1000",
             ])
             let said = Path("\(source.point).said")
             try wait("the command") { said.exists }
@@ -217,7 +222,8 @@ struct TakenUpTests {
                 try source.change()
                 let live = try TreeCapture(source.point)
                 try source.kill()
-                let said = try run([Machine.binary, "mount"] + options + [source.source.string, source.point.string])
+                let said = try run(
+                    [Machine.binary, "mount"] + options + [source.source.string, source.point.string])
                 #expect(said.code == 0 && said.errors.contains("discarded the snapshot"), "\(said)")
                 #expect(said.errors.contains(words), "\(said)")
                 #expect(try live.differences(TreeCapture(source.point)).isEmpty)
@@ -244,7 +250,9 @@ struct TakenUpTests {
             #expect(checked.code == 1 && checked.output.contains("\(journal) is damaged at byte "), "\(checked)")
             #expect(checked.output.contains("the live files are not affected"), "\(checked)")
             let said = try source.mount()
-            #expect(said.errors.contains("discarded") && said.errors.contains("\(journal) is damaged at byte"), "\(said)")
+            #expect(
+                said.errors.contains("discarded") && said.errors.contains("\(journal) is damaged at byte"),
+                "\(said)")
             #expect(try live.differences(TreeCapture(source.point)).isEmpty)
             try source.unmount()
         }

@@ -99,7 +99,8 @@ final class KilledSnapshot {
             return opened
         }
         let status = try tree.status(of: reference, present)
-        var facts = "\(status.inode) \(String(status.mode, radix: 8)) \(status.links) \(status.size) \(status.modified)"
+        var facts =
+            "\(status.inode) \(String(status.mode, radix: 8)) \(status.links) \(status.size) \(status.modified)"
         facts += " \(status.changed)"
         if path == "." { facts = String(status.mode, radix: 8) }
         let extended = try tree.extendedAttributes(of: reference, present)
@@ -110,7 +111,8 @@ final class KilledSnapshot {
         case UInt32(S_IFDIR):
             let directory = try open(O_RDONLY | O_DIRECTORY)
             var names: [String] = []
-            try tree.listing(of: reference, directory).forEach { name, _, _ in names.append(String(cString: name)) }
+            try tree.listing(of: reference, directory).forEach { name, _, _ in names.append(String(cString: name))
+            }
             for name in names {
                 let child = try name.withCString { try tree.entry(in: reference, directory, $0) }
                 try visit(tree, child, path + "/" + name, &found)
@@ -120,7 +122,8 @@ final class KilledSnapshot {
             defer { room.deallocate() }
             let primary = try open(O_RDONLY)
             let count = try tree.read(reference.key, primary: primary, size: status.size, into: room, at: 0)
-            facts += " \(room[..<count].reduce(UInt64(14_695_981_039_346_656_037)) { ($0 ^ UInt64($1)) &* 1_099_511_628_211 })"
+            facts +=
+                " \(room[..<count].reduce(UInt64(14_695_981_039_346_656_037)) { ($0 ^ UInt64($1)) &* 1_099_511_628_211 })"
         case UInt32(S_IFLNK):
             facts += " -> \(String(decoding: try tree.target(of: reference, present), as: UTF8.self))"
         default: break

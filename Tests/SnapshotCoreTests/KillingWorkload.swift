@@ -84,7 +84,9 @@ struct KillingWorkload {
             try operation.perform()
         } catch let error as Errno {
             // As an application would be told: the directory is not empty, or is moved into itself.
-            let expected: [Errno] = [.directoryNotEmpty, .invalidArgument, .fileExists, .isDirectory, .notDirectory]
+            let expected: [Errno] = [
+                .directoryNotEmpty, .invalidArgument, .fileExists, .isDirectory, .notDirectory,
+            ]
             try check(expected.contains(error), "\(operation.name): \(error)")
             return
         }
@@ -102,7 +104,9 @@ struct KillingWorkload {
     }
 
     private func check(_ condition: Bool, _ what: String) throws {
-        if !condition { throw TestFailure("seed \(seed): \(what); after\n\(log.suffix(12).joined(separator: "\n"))") }
+        if !condition {
+            throw TestFailure("seed \(seed): \(what); after\n\(log.suffix(12).joined(separator: "\n"))")
+        }
     }
 
     private func compare() throws {
@@ -212,7 +216,9 @@ struct KillingWorkload {
     }
 
     private func remove(_ path: Path) throws -> Operation {
-        let (snapshot, target, directory, name) = (snapshot, try snapshot.target(path), try parent(path), name(path))
+        let (snapshot, target, directory, name) = (
+            snapshot, try snapshot.target(path), try parent(path), name(path)
+        )
         let isDirectory = target.reference.kind == UInt32(S_IFDIR)
         return Operation(name: "remove \(path)") {
             snapshot.preserve.willChangeAttributes(of: target)
@@ -239,7 +245,9 @@ struct KillingWorkload {
 }
 
 private func preserved(_ snapshot: KilledSnapshot, _ target: ChangeTarget, _ range: Range<Int64>) throws {
-    if !snapshot.preserve.willChangeData(of: target, range) { throw TestFailure("more than a slice was to be preserved") }
+    if !snapshot.preserve.willChangeData(of: target, range) {
+        throw TestFailure("more than a slice was to be preserved")
+    }
 }
 
 extension KilledSnapshot {

@@ -98,7 +98,8 @@ import Testing
         }
     }
 
-    @Test("a link in the graveyard for a rename over the file that never came: one link more than applications see")
+    @Test(
+        "a link in the graveyard for a rename over the file that never came: one link more than applications see")
     func linkedUnrenamed() throws {
         try with { snapshot in
             let target = try snapshot.target("f")
@@ -142,7 +143,9 @@ import Testing
         }
     }
 
-    @Test("a directory whose removal failed is in the source, also for the next daemon") func refusedRemoval() throws {
+    @Test("a directory whose removal failed is in the source, also for the next daemon") func refusedRemoval()
+        throws
+    {
         try with { snapshot in
             #expect(throws: Errno.directoryNotEmpty) { try snapshot.unlink("full", AT_REMOVEDIR) }
             try takesUp(snapshot)
@@ -189,24 +192,30 @@ import Testing
     func discarded() throws {
         try expectDiscarded(
             "started anew", boot: BootIdentity(high: 1, low: 2, mount: 3), by: { _ in })
-        try expectDiscarded("journal is damaged at byte", by: { snapshot in
-            let end = try snapshot.recordEnds()[2]
-            let byte = try snapshot.journal.contents()[end - 1]
-            try snapshot.journal.write([byte ^ 1], at: end - 1)
-        })
+        try expectDiscarded(
+            "journal is damaged at byte",
+            by: { snapshot in
+                let end = try snapshot.recordEnds()[2]
+                let byte = try snapshot.journal.contents()[end - 1]
+                try snapshot.journal.write([byte ^ 1], at: end - 1)
+            })
         try expectDiscarded("journal", "its beginning is damaged", by: { try $0.journal.write([0], at: 3) })
         func delta(_ snapshot: KilledSnapshot) throws -> Path {
             snapshot.top / ".fusesnap/snapshot" / Path(try snapshot.target("f").key.fileName.description)
         }
         try expectDiscarded("is not as it was", "39999 bytes", by: { try delta($0).truncate(39_999) })
         try expectDiscarded("is not as it was", "missing", by: { try delta($0).unlink() })
-        try expectDiscarded("graveyard", "missing", by: { snapshot in
-            let graveyard = snapshot.top / ".fusesnap/graveyard"
-            for name in try graveyard.entries() { try (graveyard / name).unlink() }
-        })
+        try expectDiscarded(
+            "graveyard", "missing",
+            by: { snapshot in
+                let graveyard = snapshot.top / ".fusesnap/graveyard"
+                for name in try graveyard.entries() { try (graveyard / name).unlink() }
+            })
     }
 
-    @Test("what was changed or made while no daemon was there reads EIO and is told; what is changed later is not taken for it")
+    @Test(
+        "what was changed or made while no daemon was there reads EIO and is told; what is changed later is not taken for it"
+    )
     func absence() throws {
         try with { snapshot in
             usleep(20_000)

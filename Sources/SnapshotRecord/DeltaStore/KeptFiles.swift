@@ -116,7 +116,9 @@ package struct KeptFiles: Sendable {
                 if let size = deltaFiles[record.key] {
                     if size < needed {
                         damage.append(
-                            Damage(file: file, isGrave: false, problem: "it has \(size) bytes, and stored in it were \(needed)"))
+                            Damage(
+                                file: file, isGrave: false,
+                                problem: "it has \(size) bytes, and stored in it were \(needed)"))
                     }
                 } else {
                     damage.append(Damage(file: file, isGrave: false, problem: "it is missing"))

@@ -173,7 +173,9 @@ package struct StoreCheck {
     private mutating func checkEnd(_ scan: JournalScan, _ path: String, _ advice: String) -> Bool {
         guard case .torn(let offset) = scan.end else { return true }
         if scan.isUnfinished {
-            add(.note, "\(path)/journal ends at byte \(offset) with a record that was not finished: nothing is lost")
+            add(
+                .note,
+                "\(path)/journal ends at byte \(offset) with a record that was not finished: nothing is lost")
             return true
         }
         if !isOfThisBoot(scan) {
@@ -221,7 +223,9 @@ package struct StoreCheck {
     private mutating func checkSnapshot(_ key: InodeKey) throws(Errno) {
         let graveyard = try openDirectory(Store.graveyardName, in: companion)
         guard let snapshot = try openDirectory(Store.snapshotName, in: directory) else {
-            if graveyard != nil { add(.note, "\(companionPath)/\(Store.graveyardName) is of a snapshot that has ended") }
+            if graveyard != nil {
+                add(.note, "\(companionPath)/\(Store.graveyardName) is of a snapshot that has ended")
+            }
             return
         }
         let path = "\(path)/\(Store.snapshotName)"
@@ -231,7 +235,8 @@ package struct StoreCheck {
         guard let scan = scan(snapshot, path, key, Self.preserveAdvice) else { return }
         if scan.isDiscarded || scan.lastMarkSequence == nil {
             return add(
-                .note, "\(path): what is left of a snapshot that has ended, or had not begun", "the next mount removes it"
+                .note, "\(path): what is left of a snapshot that has ended, or had not begun",
+                "the next mount removes it"
             )
         }
         guard checkEnd(scan, path, Self.preserveAdvice),
@@ -282,10 +287,12 @@ package struct StoreCheck {
             guard areNewThere else { continue }
             let what =
                 isSealed
-                ? "is being merged" : isAboveSealed || scan.head.isContinued ? "is to be merged" : "is an active snapshot's"
+                ? "is being merged"
+                : isAboveSealed || scan.head.isContinued ? "is to be merged" : "is an active snapshot's"
             add(
                 .ok,
-                "\(path): whole; what it holds (\(map.changedAreas) areas) \(what), and the next mount goes on with it")
+                "\(path): whole; what it holds (\(map.changedAreas) areas) \(what), and the next mount goes on with it"
+            )
             isAboveSealed = isSealed
         }
     }
@@ -300,7 +307,8 @@ package struct StoreCheck {
             }
             if isNamed, try !isThere(record.key, in: newFiles) {
                 add(
-                    .problem, "\(companionPath)/\(Store.newName)/\(record.key.fileName): it is missing, a file made since"
+                    .problem,
+                    "\(companionPath)/\(Store.newName)/\(record.key.fileName): it is missing, a file made since"
                         + " the snapshot's start", Self.redirectAdvice)
                 isWhole = false
             }
