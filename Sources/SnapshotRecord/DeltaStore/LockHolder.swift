@@ -27,7 +27,8 @@ struct LockHolder {
 
     /// Whether it has been killed, or has exited, and only what is left of it holds the lock.
     private var isEnding: Bool {
-        guard let text = Self.contents("/proc/\(process)/stat"), let end = text.lastIndex(of: ")") else { return true }
+        guard let text = Self.contents("/proc/\(process)/stat") else { return true }
+        guard let end = text.lastIndex(of: ")") else { return false }
         let state = text[text.index(after: end)...].first { $0 != " " }
         return state == "Z" || state == "X"
     }
@@ -35,9 +36,11 @@ struct LockHolder {
     /// Waits for the end of a process that is ending; false where it is not, or not at an end within that time.
     func waitForEnd(milliseconds: Int32) -> Bool {
         guard isEnding else { return false }
-        guard let end = Self.attempt({ () throws(Errno) in Descriptor(owning: try checked { cl_pidfd_open(process) }) })
-        else { return true }
-        var wait = pollfd(fd: end.raw, events: Int16(POLLIN), revents: 0)
+        let opened = Self.attempt { () throws(Errno) in
+            Descriptor(owning: try checked { cl_pidfd_open(process) })
+        }
+        guard let opened else { return true }  // It has gone.
+        var wait = pollfd(fd: opened.raw, events: Int16(POLLIN), revents: 0)
         return poll(&wait, 1, milliseconds) == 1
     }
 

@@ -198,6 +198,8 @@ package final class Store: Sendable {
 
     /// For how long a daemon that is at its end may hold the lock.
     private static let lockTimeoutMilliseconds: Int32 = 60_000
+    /// How often a lock is asked for again of which nobody can be told to hold it.
+    private static let lockAttemptsMax = 10
 
     private static func takeLock(
         in directory: Descriptor, path: String
@@ -208,15 +210,20 @@ package final class Store: Sendable {
                 try Descriptor.open(at: directory, string, O_RDWR | O_CREAT, mode: 0o600)
             }
         }
+        var unknown = 0
         while flock(file.raw, LOCK_EX | LOCK_NB) != 0 {
             let error = currentErrno()
             guard error == .resourceTemporarilyUnavailable else {
                 throw .system(error, action: "lock the store", path: path)
             }
             // A daemon that was killed a moment ago may wait for the disk before it has gone.
-            guard LockHolder(of: file)?.waitForEnd(milliseconds: lockTimeoutMilliseconds) == true else {
-                throw .inUse(path: path)
+            guard let holder = LockHolder(of: file) else {
+                // It has just let go, or cannot be told.
+                unknown += 1
+                if unknown > lockAttemptsMax { throw .inUse(path: path) }
+                continue
             }
+            guard holder.waitForEnd(milliseconds: lockTimeoutMilliseconds) else { throw .inUse(path: path) }
         }
         return file
     }
