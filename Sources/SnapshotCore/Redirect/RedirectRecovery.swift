@@ -272,7 +272,7 @@ package struct RedirectRecovery {
     /// Removes layers, and what they had made.
     private func clear(_ numbers: [UInt64]) throws(Errno) {
         try credentials.assumeDaemon()
-        if !numbers.isEmpty { try store.emptyNew() }
+        try store.removeLeftovers()
         for number in numbers { try store.removeLayer(number) }
     }
 

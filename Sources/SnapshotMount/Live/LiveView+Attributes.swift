@@ -165,10 +165,17 @@ extension LiveView {
     func extendedAttribute(
         _ node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        if let known = try redirectedExtendedAttributes(node) {
-            return try Self.fill(buffer, with: try known.value(FileName(name)))
+        guard let known = try redirectedExtendedAttributes(node) else {
+            return try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
         }
-        return try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
+        do throws(Errno) {
+            return try Self.fill(buffer, with: try known.value(FileName(name)))
+        } catch .noData {
+            // Which names there cannot be at all the source's file system says; one that it has, has been removed.
+            let nothing = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+            _ = try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: nothing)
+            throw .noData
+        }
     }
 
     func extendedAttributeNames(_ node: UInt64) throws(Errno) -> [FileName] {

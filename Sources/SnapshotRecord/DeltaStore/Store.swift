@@ -391,6 +391,11 @@ package final class Store: Sendable {
         return holdsAny
     }
 
+    /// Removes what a daemon that was killed left where new files are made: where no layer speaks of it.
+    package func removeLeftovers() throws(Errno) {
+        _ = try removeTree(at: companion, Self.newName)
+    }
+
     /// Removes one name where new files are made, with what is below it.
     package func removeNew(_ name: FileName) throws(Errno) {
         let places = try openPlaces()
