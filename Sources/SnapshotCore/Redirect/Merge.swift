@@ -279,7 +279,8 @@ struct Merge {
         }
         for run in contents.holes.runs {
             let start = RecordLimits.offset(ofBlock: run.lowerBound)
-            let end = min(RecordLimits.offset(ofBlock: run.upperBound), size)
+            // The whole of the last block, so that it becomes a hole: the size stays.
+            let end = RecordLimits.offset(ofBlock: min(run.upperBound, RecordLimits.blockCount(size)))
             if start >= end { continue }
             try Steps.step("merge hole") { () throws(Errno) in try Self.punch(file, start..<end) }
         }

@@ -263,8 +263,8 @@ extension Redirect {
         if range.isEmpty { return }
         let size = attributes(record).status.size
         let first = RecordLimits.blockCount(range.lowerBound)
-        // The last block of the file is whole where the file ends.
-        let last = range.upperBound >= size ? RecordLimits.blockCount(size) : UInt64(range.upperBound / Self.block)
+        // The file's last block is whole only where that is asked for: a file system keeps it too, with zeros in it.
+        let last = UInt64(range.upperBound / Self.block)
         func zero(_ part: Range<Int64>) throws(Errno) {
             if part.isEmpty { return }
             if case .hole = stack.run(record.key, from: part.lowerBound, limit: part.upperBound).0 { return }
