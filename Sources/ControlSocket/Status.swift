@@ -58,6 +58,8 @@ package struct Status: Codable, Sendable, Equatable {
     package var deltaBytesMax: UInt64?
     /// nil where only a stop ends the snapshot, or none is active.
     package var lease: Lease?
+    /// How many requests of each kind the kernel sent so far; nil where they are not counted (`-o count_requests`).
+    package var requests: [String: UInt64]?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -88,7 +90,7 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started, lease
+        case schema, pid, version, source, mountpoint, mode, state, started, lease, requests
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -125,5 +127,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
         try fields.encodeIfPresent(lease, forKey: .lease)
+        try fields.encodeIfPresent(requests, forKey: .requests)
     }
 }

@@ -41,10 +41,12 @@ package final class Intake: Sendable {
     /// The process whose openings are never parked; 0 for none.
     private let exempt = Atomic<Int32>(0)
     private let withheld = Withheld()
+    let counts: RequestCounts?
 
-    init(_ operations: Operations, _ handshake: Handshake) {
+    init(_ operations: Operations, _ handshake: Handshake, counts: RequestCounts?) {
         self.operations = operations
         self.handshake = handshake
+        self.counts = counts
     }
 
     // MARK: Reading
@@ -62,6 +64,7 @@ package final class Intake: Sendable {
             }
             guard count >= MemoryLayout<fs_in_header>.size else { return count }
             let request = RawRequest(UnsafeRawBufferPointer(start: buffer, count: count), channel)
+            counts?.count(request.opcode)
             let kind = request.kind
             worker.say(kind.rawValue)
             if kind == .opening, isParking.load(ordering: .sequentiallyConsistent),

@@ -19,10 +19,12 @@ package struct SessionOptions: Sendable {
     /// (this one's level: 1 plus the source's own); nil where it does not.
     package var passthroughDepth: UInt32?
     package var logsDebug: Bool
+    /// Whether `Session.requestCounts` tells how many requests came.
+    package var countsRequests: Bool
 
     package init(
         mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, gathersWrites: Bool = false,
-        passthroughDepth: UInt32? = nil, logsDebug: Bool = false
+        passthroughDepth: UInt32? = nil, logsDebug: Bool = false, countsRequests: Bool = false
     ) {
         self.mountOptions = mountOptions
         self.threadsMax = threadsMax
@@ -30,6 +32,7 @@ package struct SessionOptions: Sendable {
         self.gathersWrites = gathersWrites
         self.passthroughDepth = passthroughDepth
         self.logsDebug = logsDebug
+        self.countsRequests = countsRequests
     }
 
     /// The largest payload of one WRITE.
@@ -137,6 +140,9 @@ package final class Session: @unchecked Sendable {
 
     /// Where requests come in.
     package var intake: Intake { callbacks.takeUnretainedValue().intake }
+
+    /// How many requests of each kind came; nil where they are not counted.
+    package var requestCounts: [String: UInt64]? { intake.counts?.byName }
 
     /// Makes `run` return, soon.
     package func exit() {

@@ -69,7 +69,8 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         follow(session, fileSystem)
-        let controller = Controller(configuration, lifecycle, store: store.path)
+        let controller = Controller(
+            configuration, lifecycle, store: store.path, requestCounts: { session.requestCounts })
         do throws(ControlSocketError) {
             try server.serve(controller)
         } catch {
@@ -182,7 +183,7 @@ struct Daemon {
                     mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
                     ownsSource: configuration.isOverSource, gathersWrites: configuration.policy == .writeBack,
                     passthroughDepth: configuration.policy == .passthrough ? 1 : nil,
-                    logsDebug: options.logsRequests),
+                    logsDebug: options.logsRequests, countsRequests: options.countsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)
             return session
