@@ -18,6 +18,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/fanotify.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
@@ -203,6 +204,31 @@ void *cl_worker_buffer(size_t size)
 	this_worker.buffer = buffer;
 	this_worker.buffer_size = rounded;
 	return buffer;
+}
+
+int cl_poller(int descriptor)
+{
+	int poller = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	if (poller >= 0 && epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event) != 0) {
+		int error = errno;
+		close(poller);
+		errno = error;
+		return -1;
+	}
+	return poller;
+}
+
+int cl_poller_wait(int poller)
+{
+	struct epoll_event event;
+	return epoll_wait(poller, &event, 1, -1);
+}
+
+int cl_poller_arm(int poller, int descriptor)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	return epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
 }
 
 void cl_syslog(int priority, const char *message)

@@ -118,11 +118,13 @@ package final class Session: @unchecked Sendable {
                 state(userData).handshake.send(channel, vectors, count)
             })
         if result != 0 { throw Errno(rawValue: -result) }
+        try intake.readiness.attach(fuse_session_fd(session))
     }
 
     /// Serves requests until the mount is gone or `exit` is called. 0, or a negated errno.
     package func run() -> Int32 {
-        fs_session_loop_mt(session, 1, threadsMax)
+        defer { intake.readiness.end() }
+        return fs_session_loop_mt(session, 1, threadsMax)
     }
 
     /// Whether the kernel agreed to pass reads and writes through.
