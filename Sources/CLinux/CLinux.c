@@ -345,6 +345,8 @@ int cl_find_place(int directory, const char *path, int flags, struct cl_place *p
 		memcpy(&mount, (const char *) &raw + 0x90, sizeof mount);
 	*place = (struct cl_place){
 		.device = makedev(raw.stx_dev_major, raw.stx_dev_minor),
+		.device_major = raw.stx_dev_major,
+		.device_minor = raw.stx_dev_minor,
 		.inode = raw.stx_ino,
 		.mount = mount,
 		.mode = raw.stx_mode & S_IFMT,

@@ -37,6 +37,9 @@ package struct SessionOptions: Sendable {
 
     /// The largest payload of one WRITE.
     static let writeBytesMax: UInt32 = 1 << 20
+    /// The largest answer to a READ: with its header it must fit into a pipe of 1 MiB, the most that is allowed without
+    /// CAP_SYS_RESOURCE. What does not fit is copied by way of new memory, which takes three times as long.
+    static let readBytesMax = 1 << 19
 
     func negotiate(_ connection: UnsafeMutablePointer<fuse_conn_info>) {
         func want(_ capability: Int32, _ isWanted: Bool = true) {
@@ -58,7 +61,7 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_ASYNC_DIO)
         want(FUSE_CAP_PARALLEL_DIROPS)
         want(FUSE_CAP_READDIRPLUS)
-        want(FUSE_CAP_READDIRPLUS_AUTO)
+        want(FUSE_CAP_READDIRPLUS_AUTO, false)  // the file system chooses by itself when to tell attributes
         want(FUSE_CAP_CACHE_SYMLINKS)
         want(FUSE_CAP_EXPORT_SUPPORT)  // file handles outlast the kernel's memory of an inode
         want(FUSE_CAP_WRITEBACK_CACHE, gathersWrites)
@@ -86,6 +89,7 @@ package final class Session: @unchecked Sendable {
         callbacks = .passRetained(CallbackState(operations, options))
         var words = ["fusesnap"]
         for option in options.mountOptions { words += ["-o", option] }
+        words += ["-o", "max_read=\(SessionOptions.readBytesMax)"]
         if options.logsDebug { words.append("-d") }
         var arguments = fuse_args()
         defer { fuse_opt_free_args(&arguments) }
@@ -129,6 +133,11 @@ package final class Session: @unchecked Sendable {
 
     /// Whether the kernel agreed to pass reads and writes through.
     package var passesThrough: Bool { callbacks.takeUnretainedValue().handshake.passesThrough }
+
+    /// Calls `body` once the kernel and the session have agreed on how they work, from the worker that told the kernel.
+    package func whenAgreed(_ body: @escaping @Sendable () -> Void) {
+        callbacks.takeUnretainedValue().handshake.whenAgreed(body)
+    }
 
     /// Registers a file for opens that are passed through. Throws what the ioctl does: EPERM, ELOOP, ...
     package func openBacking(_ file: Descriptor) throws(Errno) -> Int32 {

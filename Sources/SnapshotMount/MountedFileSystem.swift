@@ -103,6 +103,7 @@ package final class MountedFileSystem: FileSystemOperations {
             return live.freezeDirectory.entry
         }
         if parent == FreezeDirectory.node { return try live.lookupToFreeze(context, name) }
+        live.habits.didLookUp(context.process, parent)
         return try live.lookup(parent, name)
     }
 
@@ -285,7 +286,7 @@ package final class MountedFileSystem: FileSystemOperations {
     package func openDirectory(
         _ context: RequestContext, node: UInt64
     ) throws(Errno) -> OpenReply {
-        try isSnapshot(node) ? snapshots.openDirectory(node) : live.openDirectory(node)
+        try isSnapshot(node) ? snapshots.openDirectory(node) : live.openDirectory(context, node)
     }
 
     package func readDirectory(

@@ -68,6 +68,8 @@ struct Daemon {
         let session = try openSession(fileSystem)
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
+        let mountpoint = configuration.mountpoint
+        session.whenAgreed { ReadAhead.raise(mountpoint) }
         follow(session, fileSystem)
         let controller = Controller(
             configuration, lifecycle, store: store.path, requestCounts: { session.requestCounts })
@@ -169,6 +171,7 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
+            keepsListings: configuration.isOverSource && options.entryTimeoutSeconds == nil,
             gathersWrites: configuration.policy == .writeBack, readsQuietly: options.readsQuietly)
     }
 

@@ -105,6 +105,7 @@ int cl_flush(int descriptor);
  * where the kernel does not tell it. `mode` holds the kind of file only. */
 struct cl_place {
 	uint64_t device, inode, mount;
+	uint32_t device_major, device_minor;	/* of `device` */
 	uint32_t mode;
 };
 int cl_find_place(int directory, const char *path, int flags, struct cl_place *place);

@@ -24,7 +24,7 @@ extension LiveView {
         let cutOff = wanted.size.map { $0..<Int64.max }
         return try change(target, data: cutOff) { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
+            if wanted.size != nil { try assumeWriter(context) } else { try assumeChanger(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified
             if wanted.isEmpty { try changeNothing(context, node, descriptor) }
@@ -75,7 +75,7 @@ extension LiveView {
         _ context: RequestContext, _ descriptor: Descriptor, user: UInt32, group: UInt32
     ) throws(Errno) {
         guard context.user != 0 else {
-            try assume(context)
+            try assumeChanger(context)
             return try LinuxSystem.changeOwner(descriptor, user: user, group: group)
         }
         let status = try FileStatus(of: descriptor)
@@ -86,7 +86,7 @@ extension LiveView {
             throw .notPermitted
         }
         try credentials.assume(
-            user: context.user, group: context.group, mask: context.mask, keepsSetID: keepsGroupBit)
+            user: context.user, group: context.group, mask: nil, keepsSetID: keepsGroupBit)
         try LinuxSystem.changeOwner(descriptor, user: user, group: group)
     }
 
@@ -144,7 +144,7 @@ extension LiveView {
         let target = try target(of: node)
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assume(context)
+            try assumeChanger(context)
             try LinuxSystem.removeExtendedAttribute(target.descriptor, name)
         }
     }

@@ -48,13 +48,14 @@ extension LiveView {
         let kept =
             isPassed && isWritable
             ? try Descriptor.reopen(descriptor, O_RDONLY | O_NONBLOCK) : descriptor
-        let status = try FileStatus(of: kept)
+        // Only where the kernel has a time of its own it matters which the file had.
+        let modified = isWritable && policy.gathersWrites ? try FileStatus(of: kept).modified : .omitted
         let reference = try reference(of: node)
         let backing = try backings.open(node, kept)
         let file = OpenFile(
             access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
             isReadable: isReadable || isPassed, isWritable: isWritable,
-            times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
+            times: isWritable ? writers.add(node, modified) : nil, isPassedThrough: isPassed)
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,

@@ -123,16 +123,17 @@ extension LiveView {
         }
     }
 
-    /// What a name stands for, as the target of a change. Throws ENOENT for nothing and for the store.
+    /// What a name stands for, as the target of a change; `needsHandle`: it will be recorded. Throws ENOENT for nothing and
+    /// for the store.
     private func target(
-        in directory: ChangeTarget, _ name: UnsafePointer<CChar>
+        in directory: ChangeTarget, _ name: UnsafePointer<CChar>, needsHandle: Bool = true
     ) throws(Errno) -> (ChangeTarget, FileStatus) {
         let inode = try Descriptor.open(
             at: directory.descriptor, name, O_PATH | O_NOFOLLOW)
         let status = try FileStatus(of: inode)
         if source.hides(status) { throw .noSuchFileOrDirectory }
         let handle =
-            source.usesHandles && status.device == source.device
+            needsHandle && source.usesHandles && status.device == source.device
             ? try FileHandle(of: inode) : FileHandle()
         return (ChangeTarget(InodeReference(status, handle: handle), inode), status)
     }
@@ -142,7 +143,7 @@ extension LiveView {
     ) throws(Errno) {
         let directory = try target(of: parent)
         try changeInSlices { (snapshot) throws(Errno) in
-            let (victim, status) = try target(in: directory, name)
+            let (victim, status) = try target(in: directory, name, needsHandle: snapshot != nil)
             if let snapshot {
                 guard try snapshot.unlink(in: directory, name, victim: victim, flags) else { return false }
             } else {
@@ -183,10 +184,10 @@ extension LiveView {
     private func rename(
         _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
     ) throws(Errno) -> Bool {
-        let (moved, _) = try target(in: old.directory, old.name)
+        let (moved, _) = try target(in: old.directory, old.name, needsHandle: snapshot != nil)
         var replaced: (ChangeTarget, FileStatus)?
         do throws(Errno) {
-            replaced = try target(in: new.directory, new.name)
+            replaced = try target(in: new.directory, new.name, needsHandle: snapshot != nil)
         } catch .noSuchFileOrDirectory {
             replaced = nil
         }

@@ -21,6 +21,7 @@ final class LiveView: Sendable {
     let freezeDirectory = FreezeDirectory()
     let backings = Backings()
     let budget = DescriptorBudget()
+    let habits = ListingHabits()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -102,10 +103,15 @@ final class LiveView: Sendable {
         if policy.gathersWrites && status.isRegular && writers.times(of: node) != nil {
             // What the kernel has gathered takes no space yet; but a file without any is, to tar, one without data.
             if status.blocks == 0 { status.blocks = Self.gatheredBlocks }
-            return AttributeReply(status, timeout: 0)
+            return AttributeReply(status, timeout: min(policy.attributeSeconds, Self.writerSeconds))
         }
         return AttributeReply(status, timeout: policy.attributeSeconds)
     }
+
+    /// For how long the kernel relies on the attributes of a file that is open for writing whose writes it gathers: it knows
+    /// size and times itself, but not the blocks, which it asks for anew once the file is closed. Not shorter: with each
+    /// answer it forgets that the file has no capabilities, and asks for those before the next write.
+    private static let writerSeconds: Double = 1
 
     /// In blocks of 512 bytes.
     private static let gatheredBlocks: Int64 = 8
@@ -152,11 +158,15 @@ final class LiveView: Sendable {
             user: context.user, group: context.group, mask: context.mask)
     }
 
+    /// The calling thread changes what is there as the user who asks: with any umask.
+    func assumeChanger(_ context: RequestContext) throws(Errno) {
+        try credentials.assume(user: context.user, group: context.group, mask: nil)
+    }
+
     /// The calling thread changes data as the user who asks.
     func assumeWriter(_ context: RequestContext) throws(Errno) {
         try credentials.assume(
-            user: context.user, group: context.group, mask: context.mask,
-            keepsSetID: !context.killsPrivileges)
+            user: context.user, group: context.group, mask: nil, keepsSetID: !context.killsPrivileges)
     }
 }
 
@@ -188,16 +198,19 @@ package struct CachePolicy: Sendable {
     package var negativeSeconds: Double
     /// Whether the kernel gathers writes, and so owns the size and time of modification of files.
     package var gathersWrites: Bool
+    /// Whether the kernel may keep the listings of directories: nothing but the mount changes them.
+    package var keepsListings: Bool
     /// Whether reading leaves the access time as it is, where the source's file system allows that.
     package var readsQuietly: Bool
 
     package init(
         entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double,
-        gathersWrites: Bool = false, readsQuietly: Bool = false
+        keepsListings: Bool = false, gathersWrites: Bool = false, readsQuietly: Bool = false
     ) {
         self.entrySeconds = entrySeconds
         self.attributeSeconds = attributeSeconds
         self.negativeSeconds = negativeSeconds
+        self.keepsListings = keepsListings
         self.gathersWrites = gathersWrites
         self.readsQuietly = readsQuietly
     }

@@ -97,11 +97,14 @@ final class DescriptorBudget: Sendable {
 /// held while a block of the listing is read. It is taken before no other lock.
 final class OpenDirectory: @unchecked Sendable {
     let descriptor: Descriptor
+    /// Who opened it.
+    let process: Int32
     let lock = Monitor()
     var reader: DirectoryReader
 
-    init(_ descriptor: Descriptor) {
+    init(_ descriptor: Descriptor, of process: Int32) {
         self.descriptor = descriptor
+        self.process = process
         reader = DirectoryReader(descriptor)
     }
 }
