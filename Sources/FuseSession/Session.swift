@@ -70,6 +70,7 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_POSIX_LOCKS, false)
         want(FUSE_CAP_FLOCK_LOCKS, false)
         connection.pointee.max_write = Self.writeBytesMax
+        connection.pointee.max_read = UInt32(Self.readBytesMax)
         connection.pointee.max_readahead = Self.writeBytesMax
         // The kernel must not hold requests back: an FSYNC must come after all that a file's writers sent before.
         connection.pointee.max_background = UInt32(UInt16.max)
