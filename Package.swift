@@ -65,6 +65,7 @@ let package = Package(
             name: "cutload", dependencies: ["TestSupport", "CTestSupport", system, argumentParser],
             path: "Tests/CutLoad", cSettings: gnuNames, swiftSettings: swiftSettings),
         tests("CutLoadTests", ["cutload"]),
+        tests("FuseSessionTests", ["FuseSession", "CFuse3", system]),
         tests("LinuxSystemTests", ["LinuxSystem", "TestSupport", system]),
         tests("SnapshotRecordTests", ["SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests(

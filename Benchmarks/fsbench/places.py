@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 
 IMAGE_BYTES = 10 << 30
 
@@ -16,6 +17,18 @@ def command(*words, **options):
     if done.returncode:
         raise Failure(f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
+
+
+def patient(*words):
+    """`command`, again while somebody still uses what it is about: a daemon that is about to end, a mount namespace."""
+    for _ in range(100):
+        try:
+            return command(*words)
+        except Failure as failure:
+            if "busy" not in str(failure) and "in use" not in str(failure):
+                raise
+            time.sleep(0.2)
+    return command(*words)
 
 
 def drop_caches():
@@ -49,7 +62,7 @@ class Place:
     def fresh(self):
         """Makes the file system anew."""
         self.unmount()
-        command(*MAKE[self.kind], self.device)
+        patient(*MAKE[self.kind], self.device)
         command("mount", *OPTIONS[self.kind], self.device, self.top)
         self.is_mounted = True
         if self.kind == "btrfs":
@@ -60,7 +73,7 @@ class Place:
 
     def unmount(self):
         if self.is_mounted:
-            command("umount", self.top)
+            patient("umount", self.top)
             self.is_mounted = False
 
     def end(self):

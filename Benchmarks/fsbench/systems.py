@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 
-from .places import Failure, command
+from .places import Failure, command, patient
 
 LONG = 86400
 
@@ -70,16 +70,8 @@ class Fusesnap(System):
         command(self.binary, "mount", "--mode", self.mode, "-o", options, place.data)
 
     def unmount(self):
-        for _ in range(50):
-            try:
-                command(self.binary, "unmount", "--force", self.path)
-                return
-            except Failure as failure:
-                # A program that was measured may have left a process that is about to end.
-                if "use" not in str(failure):
-                    raise
-                time.sleep(0.1)
-        command(self.binary, "unmount", "--force", self.path)
+        # A program that was measured may have left a process that is about to end.
+        patient(self.binary, "unmount", "--force", self.path)
 
     @property
     def snapshot(self):
@@ -121,14 +113,7 @@ class Peer(System):
         raise Failure(f"{self.name} did not mount")
 
     def unmount(self):
-        for _ in range(50):
-            try:
-                command("umount", self.path)
-                break
-            except Failure:
-                time.sleep(0.1)
-        else:
-            command("umount", self.path)
+        patient("umount", self.path)
         # Its daemon may still have the source open.
         time.sleep(0.1)
         shutil.rmtree(os.path.join(self.place.top, "work"), ignore_errors=True)

@@ -165,6 +165,7 @@ package final class Intake: Sendable {
     /// Keeps openings back from now on, and lets workers run before applications where that may be, but for those of `process`. Returns once those that came before have been
     /// served: false where that is not so at `deadline`.
     package func park(exceptOf process: Int32, until deadline: ContinuousClock.Instant) -> Bool {
+        readiness.hurry(true)
         for worker in workers.withLock({ $0 }) { worker.hurry() }
         exempt.store(process, ordering: .relaxed)
         isParking.store(true, ordering: .sequentiallyConsistent)
@@ -174,6 +175,7 @@ package final class Intake: Sendable {
     /// Lets the openings go that were kept back.
     package func unpark() {
         isParking.store(false, ordering: .sequentiallyConsistent)
+        readiness.hurry(false)
         for worker in workers.withLock({ $0 }) {
             while worker.hasParked && worker.isReading { worker.interrupt() }
             worker.calm()

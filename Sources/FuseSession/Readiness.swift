@@ -11,8 +11,8 @@ internal import SystemPackage
 /// wakes one although another is about to be free: with ten of them a request took half as much again as with one. So
 /// here one worker reads and the others *stand by*, in epoll_wait(2). That is told of one request (`EPOLLONESHOT`) when it
 /// is *armed*, and wakes the worker that came last. While the reader serves, further requests wait for it, but
-/// - it arms where more requests wait already, before those that take long as a rule (fsync), and, for a time, after some
-///   took long;
+/// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after some
+///   took long, and during a freeze, when workers wait at the gate;
 /// - the guard arms when a whole tick has passed without a request being read.
 ///
 /// Invariant: a request that waits in the kernel's queue finds a worker in read(2), or one that will get there without
@@ -28,6 +28,7 @@ final class Readiness: Sendable {
     /// More than 0 for a time after requests that took long.
     private let slowness = Atomic<Int>(0)
     private let guarding = Atomic<UInt32>(Guard.absent)
+    private let isHurried = Atomic<Bool>(false)
     private let isOver = Atomic<Bool>(false)
     /// What the guard sleeps on; taken after no other lock.
     private let monitor = Monitor()
@@ -63,6 +64,12 @@ final class Readiness: Sendable {
     func end() {
         isOver.store(true, ordering: .sequentiallyConsistent)
         wakeGuard()
+    }
+
+    /// From now on every reader arms, as long as that is so.
+    func hurry(_ isHurried: Bool) {
+        self.isHurried.store(isHurried, ordering: .sequentiallyConsistent)
+        if isHurried { arm() }
     }
 
     /// A new worker. The first one's thread starts the guard.
@@ -108,7 +115,11 @@ final class Readiness: Sendable {
         turns.add(1, ordering: .sequentiallyConsistent)
         if guarding.load(ordering: .sequentiallyConsistent) == Guard.asleep { wakeGuard() }
         if readers.load(ordering: .sequentiallyConsistent) > 0 { return }
-        if isLong || slowness.load(ordering: .relaxed) > 0 || wasImmediate && hasMore { arm() }
+        if isLong || slowness.load(ordering: .relaxed) > 0 || isHurried.load(ordering: .sequentiallyConsistent)
+            || wasImmediate && hasMore
+        {
+            arm()
+        }
     }
 
     private var hasMore: Bool {
@@ -146,7 +157,9 @@ final class Readiness: Sendable {
             if idleTicks < Self.idleTicksMax { continue }
             guarding.store(Guard.asleep, ordering: .sequentiallyConsistent)
             // A worker that read before it could see that.
-            if turns.load(ordering: .sequentiallyConsistent) != seen || isOver.load(ordering: .sequentiallyConsistent) {
+            if turns.load(ordering: .sequentiallyConsistent) != seen
+                || isOver.load(ordering: .sequentiallyConsistent)
+            {
                 guarding.store(Guard.awake, ordering: .sequentiallyConsistent)
                 continue
             }
