@@ -67,7 +67,8 @@ class Fusesnap(System):
     def mount(self, place):
         super().mount(place)
         options = f"io={self.policy}" + (",count_requests" if self.counts else "")
-        command(self.binary, "mount", "--mode", self.mode, "-o", options, place.data)
+        # --force: another mount namespace may still show what was mounted there before.
+        command(self.binary, "mount", "--force", "--mode", self.mode, "-o", options, place.data)
 
     def unmount(self):
         # A program that was measured may have left a process that is about to end.
