@@ -174,6 +174,11 @@ package final class Session: @unchecked Sendable {
         }
     }
 
+    /// Makes the kernel forget the attributes of a node. A worker may call it: no lock of an inode or page is taken.
+    package func invalidateAttributes(node: UInt64) {
+        _ = fuse_lowlevel_notify_inval_inode(session, node, -1, 0)
+    }
+
     /// Makes the kernel forget the cached data of a node. Not to be called by a worker.
     package func invalidateData(node: UInt64) {
         _ = fuse_lowlevel_notify_inval_inode(session, node, 0, 0)

@@ -36,6 +36,7 @@ package final class MountedFileSystem: FileSystemOperations {
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         live.backings.attach(session)
+        live.session.mutex.withLock { $0 = session }
         lifecycle.foreignChanges?.ask { [live, snapshots] status in
             live.nodes.isKnown(status) || snapshots.nodes.isKnown(status)
         }
@@ -246,8 +247,7 @@ package final class MountedFileSystem: FileSystemOperations {
     package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
         if isSnapshot(node) { return }
         let file = Handle.object(handle, as: OpenFile.self)
-        try live.restoreTimes(file)
-        try live.synchronize(try file.descriptor(), dataOnly: dataOnly)
+        try live.synchronize(node, file, dataOnly: dataOnly)
     }
 
     package func allocate(

@@ -3,6 +3,7 @@ internal import Glibc
 internal import LinuxSystem
 internal import SnapshotCore
 internal import SnapshotRecord
+internal import Synchronization
 internal import SystemPackage
 
 // Files: opening, data, holes.
@@ -356,6 +357,17 @@ extension LiveView {
             }
         }
         return done
+    }
+
+    /// fsync(2) of a file; what it gathered has taken its space then, and the kernel must not go on telling less.
+    func synchronize(_ node: UInt64, _ file: OpenFile, dataOnly: Bool) throws(Errno) {
+        try restoreTimes(file)
+        let descriptor = try file.descriptor()
+        try synchronize(descriptor, dataOnly: dataOnly)
+        guard policy.gathersWrites, let times = file.times else { return }
+        if times.hasTold(otherThan: try FileStatus(of: descriptor).blocks) {
+            session.mutex.withLock { $0 }?.invalidateAttributes(node: node)
+        }
     }
 
     func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {

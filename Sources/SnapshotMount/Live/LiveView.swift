@@ -22,6 +22,8 @@ final class LiveView: Sendable {
     let backings = Backings()
     let budget = DescriptorBudget()
     let habits = ListingHabits()
+    /// Whom the kernel is told through.
+    let session = MutexBox<Session?>(nil)
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -100,7 +102,8 @@ final class LiveView: Sendable {
         {
             status.links -= 1  // its grave
         }
-        if policy.gathersWrites && status.isRegular && writers.times(of: node) != nil {
+        if policy.gathersWrites, status.isRegular, let times = writers.times(of: node) {
+            times.willTell(blocks: status.blocks)
             // What the kernel has gathered takes no space yet; but a file without any is, to tar, one without data.
             if status.blocks == 0 { status.blocks = Self.gatheredBlocks }
             return AttributeReply(status, timeout: min(policy.attributeSeconds, Self.writerSeconds))
@@ -109,7 +112,8 @@ final class LiveView: Sendable {
     }
 
     /// For how long the kernel relies on the attributes of a file that is open for writing whose writes it gathers: it knows
-    /// size and times itself, but not the blocks, which it asks for anew once the file is closed. Not shorter: with each
+    /// size and times itself, but not the blocks, which it asks for anew once the file is closed, or synchronized
+    /// (`synchronize`). Not shorter: with each
     /// answer it forgets that the file has no capabilities, and asks for those before the next write.
     private static let writerSeconds: Double = 1
 
