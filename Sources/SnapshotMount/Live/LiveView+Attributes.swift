@@ -52,7 +52,8 @@ extension LiveView {
                     writers.times(of: node)?.didSet(modified)
                 }
             }
-            return presented(try FileStatus(of: descriptor), node)
+            // Of the time that it sends by itself, with what it writes back, the kernel reads no answer.
+            return presented(try FileStatus(of: descriptor), node, isHeeded: !wanted.isTimeAlone)
         }
     }
 

@@ -94,8 +94,8 @@ final class LiveView: Sendable {
         EntryReply(node: node, attributes: presented(status, node), timeout: policy.entrySeconds)
     }
 
-    /// The attributes as applications may see them.
-    func presented(_ status: FileStatus, _ node: UInt64) -> AttributeReply {
+    /// The attributes as applications may see them. `isHeeded` false: in an answer that the kernel may pass over.
+    func presented(_ status: FileStatus, _ node: UInt64, isHeeded: Bool = true) -> AttributeReply {
         var status = source.withoutStore(status)
         if !status.isDirectory, status.links > 0,
             lifecycle.current?.isInGraveyard(status) == true
@@ -103,7 +103,7 @@ final class LiveView: Sendable {
             status.links -= 1  // its grave
         }
         if policy.gathersWrites, status.isRegular, let times = writers.times(of: node) {
-            times.willTell(blocks: status.blocks)
+            if isHeeded { times.willTell(blocks: status.blocks) }
             // What the kernel has gathered takes no space yet; but a file without any is, to tar, one without data.
             if status.blocks == 0 { status.blocks = Self.gatheredBlocks }
             return AttributeReply(status, timeout: min(policy.attributeSeconds, Self.writerSeconds))
@@ -113,8 +113,8 @@ final class LiveView: Sendable {
 
     /// For how long the kernel relies on the attributes of a file that is open for writing whose writes it gathers: it knows
     /// size and times itself, but not the blocks, which it asks for anew once the file is closed, or synchronized
-    /// (`synchronize`). Not shorter: with each
-    /// answer it forgets that the file has no capabilities, and asks for those before the next write.
+    /// (`synchronize`). Not shorter: with each answer it forgets that the file has no capabilities, and asks for those
+    /// before the next write.
     private static let writerSeconds: Double = 1
 
     /// In blocks of 512 bytes.
