@@ -51,8 +51,16 @@ extension Preserve {
         func attempt(_ decide: () throws(Errno) -> Fate) throws(Errno) -> Bool {
             try record.firstChange.withLock { (_) throws(Errno) -> Bool in
                 let fate = try decide()
-                guard try remove(fate) else { return false }
-                if case .detached = fate { record.contents.withLock { $0.place = .detached } }
+                guard case .detached = fate else { return try remove(fate) }
+                // Said before, so that one that goes past the mount is told from it; whether it went, recovery looks.
+                note([.place(record.key, .detached)])
+                do throws(Errno) {
+                    guard try remove(fate) else { return false }
+                } catch {
+                    note([.place(record.key, .source)])
+                    throw error
+                }
+                record.contents.withLock { $0.place = .detached }
                 return true
             }
         }
@@ -76,6 +84,7 @@ extension Preserve {
             return false
         }
         record.contents.withLock { $0.place = .graveyard }
+        note([.place(record.key, .graveyard)])
         if store.isOverBound { becomeInexact(Self.overBound) }
         return true
     }
@@ -110,9 +119,10 @@ extension Preserve {
     }
 
     /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws. False as for `unlink`.
+    /// `assume` makes the calling thread the user who asks, right before the call: it may make a whiteout.
     package func rename(
         _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
-        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
+        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>, assume: () throws(Errno) -> Void = {}
     ) throws(Errno) -> Bool {
         let moved = move.moved
         let replaced = move.replaced
@@ -124,6 +134,7 @@ extension Preserve {
             now: replaced.map { .present($0.reference) } ?? .absent)
         func plainly() throws(Errno) -> Bool {
             func rename() throws(Errno) {
+                try assume()
                 try LinuxSystem.rename(
                     at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: move.flags)
@@ -169,6 +180,7 @@ extension Preserve {
             record.contents.withLock { $0.place = .graveyard }
             try store.linkIntoGraveyard(
                 record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
+            note([.place(record.key, .graveyard)])
             if store.isOverBound { becomeInexact(Self.overBound) }
             return true
         } catch {
@@ -184,6 +196,7 @@ extension Preserve {
         if record.contents.withLock({ $0.target != nil }) { return }
         do throws(Errno) {
             let target = try readLink(victim.descriptor)
+            try store.record([.target(record.key, target)])
             record.contents.withLock { $0.target = target }
         } catch {
             becomeInexact("a symbolic link's target could not be preserved: \(error)")

@@ -12,11 +12,12 @@ package struct SnapshotTree: Sendable {
     package static let inodeBit: UInt64 = 1 << 62
 
     package let overlay: OverlayView
-    private let end: SnapshotEnd
+    private let cut: SnapshotCut
+    private var end: SnapshotEnd { cut.end }
 
-    package init(_ preserve: Preserve) {
-        overlay = preserve.overlay
-        end = preserve.end
+    package init(_ cut: SnapshotCut) {
+        overlay = cut.overlay
+        self.cut = cut
     }
 
     private func checked<Result>(
@@ -32,10 +33,11 @@ package struct SnapshotTree: Sendable {
             case .permissionDenied:
                 // The kernel has granted this by the modes of the cut; an ordinary user's daemon is refused, since the
                 // live ones have changed.
-                _ = end.becomeIncomplete("a file could not be read: its mode has changed since the cut")
+                cut.becomeIncomplete(
+                    "a file could not be read: its mode has changed since the cut", tells: false)
                 throw .ioError
             case .ioError:
-                _ = end.becomeIncomplete("a file could not be read: \(error)")
+                cut.becomeIncomplete("a file could not be read: \(error)", tells: false)
                 throw error
             default: throw error
             }

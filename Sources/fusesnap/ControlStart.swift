@@ -41,7 +41,7 @@ struct ControlStart: ParsableCommand {
         } catch {
             throw CommandFailure("cannot start a snapshot of \(mountpoint): no descriptor for signals: \(error)")
         }
-        let target = try MountTarget(mountpoint)
+        let target = try MountTarget(mountpoint, "cannot start a snapshot of \(mountpoint)")
         var start = try SnapshotStart(target, stall, hooks, signals)
         start.options.ttlSeconds = ttl?.seconds
         // Held until the daemon has bound the process too: until then its number cannot become another's.
@@ -51,13 +51,16 @@ struct ControlStart: ParsableCommand {
         var client = try connect(target)
         var report = try start.start(&client)
         withExtendedLifetime(holder) {}
-        if json {
-            report.schema = report.schema ?? StartReport.currentSchema
-            print(report.jsonText)
-            return
-        }
+        report.schema = report.schema ?? StartReport.currentSchema
         let place = report.snapshotDirectory ?? "\(target.mountpoint)/.snapshot"
-        print("Snapshot started at \(report.started); read it at \(place)")
+        do throws(CommandFailure) {
+            try StandardOutput.writeLine(
+                json ? report.jsonText : "Snapshot started at \(report.started); read it at \(place)")
+        } catch {
+            // An exit code other than 0 means that there is none.
+            start.end(&client, report)
+            throw CommandFailure("\(error.message); the snapshot has been ended again")
+        }
     }
 
     private func boundHolder() throws(CommandFailure) -> ProcessIdentity? {

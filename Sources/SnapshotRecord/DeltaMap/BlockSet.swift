@@ -127,6 +127,97 @@ package struct BlockSet: Sendable {
         }
     }
 
+    /// Takes the blocks of `range` out, those that are not in the set too.
+    package mutating func remove(_ range: Range<UInt64>) {
+        guard !range.isEmpty else { return }
+        let firstWhole = (range.lowerBound + Self.chunkBlocks - 1) / Self.chunkBlocks
+        let endOfWhole = range.upperBound / Self.chunkBlocks
+        guard firstWhole < endOfWhole else { return removeParts(of: range) }
+        removeParts(of: range.lowerBound..<firstWhole * Self.chunkBlocks)
+        removeWhole(firstWhole..<endOfWhole)
+        removeParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
+    }
+
+    /// Takes whole chunks out, at a cost that does not depend on how many they are.
+    private mutating func removeWhole(_ chunks: Range<UInt64>) {
+        let inside =
+            chunks.count < partial.count
+            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
+        for chunk in inside {
+            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
+            count -= UInt64(bitmap.count)
+            leaveGroup(chunk / Self.groupChunks)
+        }
+        let first = wholeIndex(endingAfter: chunks.lowerBound)
+        var end = first
+        var left: [Range<UInt64>] = []
+        while end < whole.count, whole[end].lowerBound < chunks.upperBound {
+            let run = whole[end]
+            count -= UInt64(run.clamped(to: chunks).count) * Self.chunkBlocks
+            if run.lowerBound < chunks.lowerBound { left.append(run.lowerBound..<chunks.lowerBound) }
+            if run.upperBound > chunks.upperBound { left.append(chunks.upperBound..<run.upperBound) }
+            end += 1
+        }
+        whole.replaceSubrange(first..<end, with: left)
+    }
+
+    /// Takes blocks out chunk by chunk.
+    private mutating func removeParts(of range: Range<UInt64>) {
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let chunk = at / Self.chunkBlocks
+            let chunkStart = chunk * Self.chunkBlocks
+            let end = min(range.upperBound, chunkStart + Self.chunkBlocks)
+            remove(Int(at - chunkStart)..<Int(end - chunkStart), inChunk: chunk)
+            at = end
+        }
+    }
+
+    private mutating func remove(_ bits: Range<Int>, inChunk chunk: UInt64) {
+        let group = chunk / Self.groupChunks
+        var bitmap: Bitmap
+        if let known = partial[chunk] {
+            bitmap = known
+        } else if wholeRun(holding: chunk) != nil {
+            removeWhole(chunk..<chunk + 1)
+            bitmap = Bitmap()
+            count += UInt64(bitmap.insert(0..<Int(Self.chunkBlocks)))
+            partialByGroup[group, default: 0] += 1
+        } else {
+            return
+        }
+        count -= UInt64(bitmap.remove(bits))
+        partial[chunk] = bitmap.isEmpty ? nil : bitmap
+        if bitmap.isEmpty { leaveGroup(group) }
+    }
+
+    /// Every run of blocks in the set, ascending; runs that touch are one.
+    package var runs: [Range<UInt64>] {
+        var found = whole.map { $0.lowerBound * Self.chunkBlocks..<$0.upperBound * Self.chunkBlocks }
+        for (chunk, bitmap) in partial {
+            var bit = 0
+            while true {
+                let start = bitmap.next(from: bit, isPresent: true)
+                if start >= Int(Self.chunkBlocks) { break }
+                let end = bitmap.next(from: start, isPresent: false)
+                let base = chunk * Self.chunkBlocks
+                found.append(base + UInt64(start)..<base + UInt64(end))
+                if end >= Int(Self.chunkBlocks) { break }
+                bit = end
+            }
+        }
+        found.sort { $0.lowerBound < $1.lowerBound }
+        var joined: [Range<UInt64>] = []
+        for run in found {
+            if let last = joined.last, last.upperBound == run.lowerBound {
+                joined[joined.count - 1] = last.lowerBound..<run.upperBound
+            } else {
+                joined.append(run)
+            }
+        }
+        return joined
+    }
+
     private mutating func leaveGroup(_ group: UInt64) {
         guard let count = partialByGroup[group] else {
             preconditionFailure("a partial chunk is counted in its group")
@@ -166,6 +257,8 @@ private struct Bitmap: Sendable {
 
     var isFull: Bool { words == SIMD8(repeating: .max) }
 
+    var isEmpty: Bool { words == SIMD8(repeating: 0) }
+
     func contains(_ bit: Int) -> Bool {
         words[bit / Self.wordBits] >> UInt64(bit % Self.wordBits) & 1 != 0
     }
@@ -187,12 +280,28 @@ private struct Bitmap: Sendable {
     mutating func insert(_ bits: Range<Int>) -> Int {
         var added = 0
         for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
-            let low = max(bits.lowerBound - word * Self.wordBits, 0)
-            let high = min(bits.upperBound - word * Self.wordBits, Self.wordBits)
-            let mask = (UInt64.max >> UInt64(Self.wordBits - (high - low))) << UInt64(low)
+            let mask = Self.mask(bits, word)
             added += (mask & ~words[word]).nonzeroBitCount
             words[word] |= mask
         }
         return added
+    }
+
+    /// Clears `bits`; how many were set before.
+    mutating func remove(_ bits: Range<Int>) -> Int {
+        var removed = 0
+        for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
+            let mask = Self.mask(bits, word)
+            removed += (mask & words[word]).nonzeroBitCount
+            words[word] &= ~mask
+        }
+        return removed
+    }
+
+    /// Those of `bits` that lie in a word.
+    private static func mask(_ bits: Range<Int>, _ word: Int) -> UInt64 {
+        let low = max(bits.lowerBound - word * wordBits, 0)
+        let high = min(bits.upperBound - word * wordBits, wordBits)
+        return (UInt64.max >> UInt64(wordBits - (high - low))) << UInt64(low)
     }
 }
