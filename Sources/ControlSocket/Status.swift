@@ -58,6 +58,9 @@ package struct Status: Codable, Sendable, Equatable {
     package var deltaBytesMax: UInt64?
     /// nil where only a stop ends the snapshot, or none is active.
     package var lease: Lease?
+    /// Whose files the active snapshot is of; both nil: everybody's.
+    package var users: [UInt32]?
+    package var groups: [UInt32]?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -88,7 +91,7 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started, lease
+        case schema, pid, version, source, mountpoint, mode, state, started, lease, users, groups
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -125,5 +128,7 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
         try fields.encodeIfPresent(lease, forKey: .lease)
+        try fields.encodeIfPresent(users, forKey: .users)
+        try fields.encodeIfPresent(groups, forKey: .groups)
     }
 }

@@ -36,8 +36,11 @@ package final class Preserve: Sendable {
     package let map = DeltaMap()
     package let store: DeltaStore
     package let end = SnapshotEnd()
+    /// Whose files the snapshot is of; nil: everybody's.
+    package let scope: SnapshotScope?
+    let leading = LeadingDirectories()
     let locations = LocationTable()
-    private let credentials: Credentials
+    let credentials: Credentials
     /// Files whose originals are being read.
     private let readers = DescriptorCache<InodeKey>(capacity: 64)
     /// Whether the graveyard is there: a grave counts as a link.
@@ -46,9 +49,10 @@ package final class Preserve: Sendable {
     private let didBecomeInexact: @Sendable (String) -> Void
 
     package init(
-        source: SourceTree, store: DeltaStore, credentials: Credentials,
+        source: SourceTree, store: DeltaStore, credentials: Credentials, scope: SnapshotScope? = nil,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
+        self.scope = scope
         self.source = source
         self.store = store
         self.credentials = credentials
@@ -67,8 +71,9 @@ package final class Preserve: Sendable {
     }
 
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
-    func record(of reference: InodeReference) -> InodeRecord? {
-        guard end.isRecording, reference.device == source.device else { return nil }
+    func record(of target: ChangeTarget) -> InodeRecord? {
+        let reference = target.reference
+        guard end.isRecording, reference.device == source.device, concerns(target) else { return nil }
         guard let record = map.recordForChange(of: reference.key, reference),
             !record.contents.withLock({ $0.isLost })
         else { return nil }
@@ -108,12 +113,12 @@ package final class Preserve: Sendable {
 
     /// Before anything that changes the attributes of an inode: its data or names too, since they change its times.
     package func willChangeAttributes(of target: ChangeTarget) {
-        guard let record = record(of: target.reference) else { return }
+        guard let record = record(of: target) else { return }
         _ = preserveAttributes(of: target, record)
     }
 
     /// Preserves the attributes where that is not done yet, and returns them; nil where it failed.
-    private func preserveAttributes(
+    func preserveAttributes(
         of target: ChangeTarget, _ record: InodeRecord
     ) -> RecordedAttributes? {
         if let known = record.contents.withLock({ $0.attributes }) { return known }
@@ -141,7 +146,7 @@ package final class Preserve: Sendable {
     package func willChangeData(
         of target: ChangeTarget, _ range: Range<Int64>, clones: Bool = false
     ) -> Bool {
-        guard let record = record(of: target.reference) else { return true }
+        guard let record = record(of: target) else { return true }
         guard let attributes = preserveAttributes(of: target, record) else { return true }
         let size = attributes.status.size
         let lower = range.lowerBound
@@ -168,7 +173,7 @@ package final class Preserve: Sendable {
     /// Before space is allocated for the bytes in `range` of a file, with their data unchanged: what was a hole at the
     /// cut is recorded as one, since allocated space may show as data.
     package func willAllocate(of target: ChangeTarget, _ range: Range<Int64>) {
-        guard let record = record(of: target.reference) else { return }
+        guard let record = record(of: target) else { return }
         guard let attributes = preserveAttributes(of: target, record) else { return }
         let size = attributes.status.size
         let upper = min(range.upperBound, size)
@@ -314,7 +319,7 @@ package final class Preserve: Sendable {
         in directory: ChangeTarget, _ name: UnsafePointer<CChar>, now entry: RecordedEntry
     ) {
         willChangeAttributes(of: directory)
-        guard let record = record(of: directory.reference) else { return }
+        guard let record = record(of: directory) else { return }
         let key = FileName(name)
         let isNew = record.contents.withLock { contents in
             if contents.entries[key] != nil { return false }
@@ -327,6 +332,7 @@ package final class Preserve: Sendable {
     /// After an inode was made: it is not in the snapshot.
     package func didMake(_ status: FileStatus) {
         guard end.isRecording, status.device == source.device else { return }
+        if let scope, !status.isDirectory, !scope.owns(status) { return }
         if !map.insertBorn(InodeKey(status)) {
             becomeInexact("inode number \(status.inode) was used again within one tick of the clock")
         }

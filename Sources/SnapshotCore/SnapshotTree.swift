@@ -13,10 +13,15 @@ package struct SnapshotTree: Sendable {
 
     package let overlay: OverlayView
     private let end: SnapshotEnd
+    /// Whose files are shown; nil: everybody's.
+    private let scope: SnapshotScope?
+    private let leading: LeadingDirectories
 
     package init(_ preserve: Preserve) {
         overlay = preserve.overlay
         end = preserve.end
+        scope = preserve.scope
+        leading = preserve.leading
     }
 
     private func checked<Result>(
@@ -100,7 +105,8 @@ package struct SnapshotTree: Sendable {
     ) throws(Errno) -> InodeReference {
         if !isCovered(reference) { throw .noSuchFileOrDirectory }
         return try checked { () throws(Errno) in
-            try overlay.entry(in: reference, directory, name)
+            guard let scope else { return try overlay.entry(in: reference, directory, name) }
+            return try overlay.entry(in: reference, directory, name, scope)
         }
     }
 
@@ -108,7 +114,10 @@ package struct SnapshotTree: Sendable {
         of reference: InodeReference, _ directory: Descriptor?
     ) throws(Errno) -> Listing {
         if !isCovered(reference) { return Listing() }
-        return try checked { () throws(Errno) in try overlay.listing(of: reference, directory) }
+        return try checked { () throws(Errno) in
+            guard let scope else { return try overlay.listing(of: reference, directory) }
+            return try overlay.listing(of: reference, directory, scope, leading, check: end.check)
+        }
     }
 
     package func read(

@@ -44,6 +44,8 @@ package final class SnapshotLifecycle: Sendable {
         package let serial: UInt64
         /// The most that it stored; less is there once its space has been given back.
         package let deltaPeakBytes: UInt64
+        /// Whose files it is of; nil: everybody's.
+        package let scope: SnapshotScope?
     }
 
     /// What a snapshot amounted to.
@@ -137,7 +139,7 @@ package final class SnapshotLifecycle: Sendable {
             deltaBytes: generation.preserve.store.storedBytes,
             changedAreas: generation.preserve.map.changedAreas,
             bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
-            deltaPeakBytes: generation.preserve.store.peakBytes)
+            deltaPeakBytes: generation.preserve.store.peakBytes, scope: generation.preserve.scope)
     }
 
     package func countBytesRead(_ number: Int) {
@@ -145,11 +147,13 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     /// Freezes the writers and takes the cut.
-    package func start(_ limits: Freezer.Limits) throws(StartFailure) -> Started {
+    package func start(
+        _ limits: Freezer.Limits, of scope: SnapshotScope? = nil
+    ) throws(StartFailure) -> Started {
         try transitions.withLock { (_) throws(StartFailure) -> Started in
             if current != nil { throw .isActive }
             let delta = try makeDelta()
-            let preserve = Preserve(source: source, store: delta, credentials: credentials) {
+            let preserve = Preserve(source: source, store: delta, credentials: credentials, scope: scope) {
                 [observer] reason in
                 observer.mutex.withLock { $0 }?.didBecomeInexact(reason)
             }
@@ -184,7 +188,7 @@ package final class SnapshotLifecycle: Sendable {
         }
         foreignChanges?.prepare(preserve)
         do throws(Freezer.Obstacle) {
-            return try freezer.freeze(limits, begin)
+            return try freezer.freeze(limits, of: preserve.scope, begin)
         } catch {
             foreignChanges?.end()
             do throws(Errno) {
@@ -216,7 +220,7 @@ package final class SnapshotLifecycle: Sendable {
             foreignChanges?.end()
             observer.mutex.withLock { $0 }?.didStop()
             let ended = Ended(
-                summary: summary, end: .current, changes: ending.preserve.map.changes,
+                summary: summary, end: .current, changes: ending.preserve.changes,
                 wasWatchingSource: wasWatching)
             do throws(Errno) {
                 try credentials.assumeDaemon()

@@ -17,6 +17,8 @@ struct ControlStart: ParsableCommand {
 
     @OptionGroup var stall: StallOptions
 
+    @OptionGroup var scope: ScopeOptions
+
     @OptionGroup(title: "Hooks") var hooks: HookOptions
 
     @Option(help: ArgumentHelp("End the snapshot when this process ends.", valueName: "pid"))
@@ -43,6 +45,7 @@ struct ControlStart: ParsableCommand {
         }
         let target = try MountTarget(mountpoint)
         var start = try SnapshotStart(target, stall, hooks, signals)
+        start.options = try scope.resolve(start.options)
         start.options.ttlSeconds = ttl?.seconds
         // Held until the daemon has bound the process too: until then its number cannot become another's.
         let holder = try boundHolder()
@@ -57,7 +60,8 @@ struct ControlStart: ParsableCommand {
             return
         }
         let place = report.snapshotDirectory ?? "\(target.mountpoint)/.snapshot"
-        print("Snapshot started at \(report.started); read it at \(place)")
+        let whose = ScopeOptions.text(users: report.users, groups: report.groups).map { " of \($0)" } ?? ""
+        print("Snapshot\(whose) started at \(report.started); read it at \(place)")
     }
 
     private func boundHolder() throws(CommandFailure) -> ProcessIdentity? {

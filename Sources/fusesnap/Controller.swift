@@ -1,6 +1,7 @@
 import ControlSocket
 import Glibc
 import LinuxSystem
+import SnapshotCore
 import SnapshotMount
 import SnapshotRecord
 import Synchronization
@@ -23,6 +24,7 @@ final class Controller: SnapshotController {
     /// What belongs to the snapshot that is active.
     private struct Active: Sendable {
         var serial: UInt64
+        var scope: Scope
         var freeze: Freezer.Report
         var lease: Lease?
         var ownHooks: [HookResult]
@@ -35,10 +37,23 @@ final class Controller: SnapshotController {
         }
     }
 
+    /// Whose files a snapshot is of, in the order given; both nil: everybody's.
+    struct Scope: Sendable, Equatable {
+        var users: [UInt32]?
+        var groups: [UInt32]?
+
+        var snapshotScope: SnapshotScope? {
+            if users == nil && groups == nil { return nil }
+            return SnapshotScope(users: Set(users ?? []), groups: Set(groups ?? []))
+        }
+    }
+
     /// Held by whoever begins or ends a snapshot, hooks and all: never by a worker.
     private let active = Mutex<Active?>(nil)
     /// What the status tells of the lease of the snapshot of that number: a status does not wait for hooks.
     private let shownLease = Mutex<(serial: UInt64, lease: Status.Lease)?>(nil)
+    /// What the status tells of the snapshot of that number: whose files it is of; and the ordinary user who began it.
+    private let shownScope = Mutex<(serial: UInt64, scope: Scope, user: UInt32?)?>(nil)
     /// Set once the daemon ends: no snapshot begins any more.
     private let isEnding = Atomic<Bool>(false)
     /// How the last snapshot ended, where nobody stopped it.
@@ -50,15 +65,20 @@ final class Controller: SnapshotController {
             limits.stallMax = .milliseconds(milliseconds)
         }
         if let attempts = options.attemptsMax { limits.attemptsMax = attempts }
+        let scope = try scope(of: options, limits)
         return try active.withLock { (active) throws(ControlFailure) in
             if lifecycle.summary != nil { throw failure(.isActive, limits) }
             let lease = try Lease(options)
             var hooks = ownHooks(options)
-            let started = try start(limits, &hooks)
+            let started = try start(limits, scope, &hooks)
+            var user: UInt32?
+            if case .user(let number) = options.requester { user = number }
+            shownScope.withLock { $0 = (started.serial, scope, user) }
             ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             lastEnd.withLock { $0 = nil }
             active = Active(
-                serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
+                serial: started.serial, scope: scope, freeze: started.freeze, lease: lease,
+                ownHooks: hooks.results,
                 clientHooks: options.hooks ?? [])
             show(lease, options, started.serial)
             try watch(lease, started.serial)
@@ -68,6 +88,7 @@ final class Controller: SnapshotController {
                 snapshotDirectory: configuration.snapshotPath)
             report.snapshot = started.serial
             report.hooks = hooks.results
+            (report.users, report.groups) = (scope.users, scope.groups)
             return report
         }
     }
@@ -92,13 +113,15 @@ final class Controller: SnapshotController {
             max(options.hookTimeoutSeconds ?? HookLimits.timeoutSeconds, 1), HookLimits.timeoutSecondsMax)
         let runner = HookRunner(
             timeout: .seconds(seconds), variables: [("FUSESNAP_MOUNTPOINT", mountpoint)], signals: nil)
+        // They freeze what is not an ordinary user's.
+        let hooks = options.requester == .controller ? configuration.hooks : []
         return HookSession(
-            configuration.hooks, runner, ignoresFailures: options.ignoresHookFailures ?? false)
+            hooks, runner, ignoresFailures: options.ignoresHookFailures ?? false)
     }
 
     /// Takes the cut between the mount's own hooks.
     private func start(
-        _ limits: Freezer.Limits, _ hooks: inout HookSession
+        _ limits: Freezer.Limits, _ scope: Scope, _ hooks: inout HookSession
     ) throws(ControlFailure) -> SnapshotLifecycle.Started {
         hooks.freeze()
         if hooks.hasFailed {
@@ -111,7 +134,7 @@ final class Controller: SnapshotController {
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
-            started = try lifecycle.start(limits)
+            started = try lifecycle.start(limits, of: scope.snapshotScope)
         } catch {
             hooks.thaw()
             for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
@@ -269,6 +292,7 @@ final class Controller: SnapshotController {
         report.createdFiles = ended.changes.created
         report.snapshotBytesRead = summary.bytesRead
         report.sourceWatched = ended.wasWatchingSource
+        (report.users, report.groups) = (active?.scope.users, active?.scope.groups)
         return report
     }
 
@@ -292,7 +316,15 @@ final class Controller: SnapshotController {
             sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
             snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
+        let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
+        (status.users, status.groups) = (scope?.users, scope?.groups)
         return status
+    }
+
+    func ownSnapshot(of user: UInt32) -> UInt64? {
+        let shown = shownScope.withLock { $0 }
+        guard let shown, shown.user == user, lifecycle.summary?.serial == shown.serial else { return nil }
+        return shown.serial
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

@@ -50,6 +50,9 @@ struct StatusSummary {
             let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
             rows.append(("Started", started + age))
         }
+        if let whose = ScopeOptions.text(users: status.users, groups: status.groups) {
+            rows.append(("Only", whose))
+        }
         if let lease = status.lease { rows.append(("Lease", text(lease))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))

@@ -23,7 +23,12 @@ extension LiveView {
         let target = if let file { try file.target() } else { try target(of: node) }
         let cutOff = wanted.size.map { $0..<Int64.max }
         return try change(target, data: cutOff) { (snapshot) throws(Errno) in
-            snapshot?.willChangeAttributes(of: target)
+            if wanted.user != nil || wanted.group != nil {
+                writers.ownerWillChange()
+                snapshot?.willChangeOwner(of: target)
+            } else {
+                snapshot?.willChangeAttributes(of: target)
+            }
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified

@@ -190,6 +190,15 @@ extension LiveView {
         return writers.lingeringNodes
     }
 
+    /// Whether a node that is open for writing may be of a file of the scope's.
+    func isWriter(_ node: UInt64, in scope: SnapshotScope) -> Bool {
+        do throws(Errno) {
+            return scope.owns(try FileStatus(of: try descriptor(of: node)))
+        } catch {
+            return true
+        }
+    }
+
     /// Answers the freeze helper's open. No descriptor of the source is kept for it.
     func openToFreeze(_ node: UInt64) throws(Errno) -> OpenReply {
         var reply = OpenReply(handle: Intake.freezeHandle, keepsCache: true)
@@ -258,7 +267,7 @@ extension LiveView {
         let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
         do throws(Errno) {
             return try change { (snapshot) throws(Errno) in
-                if let snapshot { try willMake(name, in: directory, snapshot) }
+                if let snapshot { try willMake(name, in: directory, snapshot, maker: context) }
                 try assume(context)
                 let made = try Descriptor.open(
                     at: directory.descriptor, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)

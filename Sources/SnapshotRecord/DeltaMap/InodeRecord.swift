@@ -16,6 +16,10 @@ package final class RecordedAttributes: Sendable {
 package enum RecordedEntry: Sendable {
     case absent
     case present(InodeReference)
+
+    package var isPresent: Bool {
+        if case .present = self { true } else { false }
+    }
 }
 
 /// Where the inode of the cut is now.
