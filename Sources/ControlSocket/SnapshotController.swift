@@ -81,6 +81,8 @@ package struct StartOptions: Codable, Sendable, Equatable {
     /// Whose files the snapshot is of: those that these users, or these groups, own at the cut. Both nil: everybody's.
     package var users: [UInt32]?
     package var groups: [UInt32]?
+    /// Whether the backup reads every file once, so that what it has read need not be kept.
+    package var singlePass: Bool?
     /// The process that asks, as the kernel tells the daemon: never sent. nil: it is of another process namespace.
     package var clientProcess: Int32?
     /// Who asks, as the kernel tells the daemon: never sent.
@@ -98,6 +100,7 @@ package struct StartOptions: Codable, Sendable, Equatable {
         case leaseProcessStart = "lease_process_start"
         case leaseConnection = "lease_connection"
         case ttlSeconds = "ttl_seconds"
+        case singlePass = "single_pass"
         case hooks, users, groups
         case hookTimeoutSeconds = "hook_timeout_seconds"
         case ignoresHookFailures = "ignores_hook_failures"

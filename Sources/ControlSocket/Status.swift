@@ -61,6 +61,8 @@ package struct Status: Codable, Sendable, Equatable {
     /// Whose files the active snapshot is of; both nil: everybody's.
     package var users: [UInt32]?
     package var groups: [UInt32]?
+    /// What of the active snapshot has been read and is not kept any more (`--single-pass`); nil: all is kept.
+    package var releasedBytes: UInt64?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -102,6 +104,7 @@ package struct Status: Codable, Sendable, Equatable {
         case sourceWatched = "source_watched"
         case snapshotDirectory = "snapshot_directory"
         case deltaBytesMax = "delta_bytes_max"
+        case releasedBytes = "released_bytes"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -130,5 +133,6 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(lease, forKey: .lease)
         try fields.encodeIfPresent(users, forKey: .users)
         try fields.encodeIfPresent(groups, forKey: .groups)
+        try fields.encodeIfPresent(releasedBytes, forKey: .releasedBytes)
     }
 }

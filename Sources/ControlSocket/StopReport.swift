@@ -48,6 +48,8 @@ package struct StopReport: Codable, Sendable, Equatable {
     /// Whose files it was of; both nil: everybody's.
     package var users: [UInt32]?
     package var groups: [UInt32]?
+    /// What had been read and was not kept any more; nil: all was kept.
+    package var releasedBytes: UInt64?
 
     package init(exact: Bool, reason: String?, deltaBytes: UInt64, changedAreas: UInt64) {
         schema = Self.currentSchema
@@ -71,6 +73,7 @@ package struct StopReport: Codable, Sendable, Equatable {
         case createdFiles = "created_files"
         case snapshotBytesRead = "snapshot_bytes_read"
         case sourceWatched = "source_watched"
+        case releasedBytes = "released_bytes"
     }
 }
 
@@ -105,5 +108,6 @@ extension StopReport {
         sourceWatched = try fields.decodeIfPresent(Bool.self, forKey: .sourceWatched)
         users = try fields.decodeIfPresent([UInt32].self, forKey: .users)
         groups = try fields.decodeIfPresent([UInt32].self, forKey: .groups)
+        releasedBytes = try fields.decodeIfPresent(UInt64.self, forKey: .releasedBytes)
     }
 }

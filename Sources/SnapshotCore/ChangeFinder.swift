@@ -252,7 +252,7 @@ package struct ChangeFinder: ~Copyable {
             let names = try differences(before, now, opened)
             let size = before.status.size
             if now.isRegular {
-                change.ranges = Self.ranges(contents.blocks, size: size, now: now.size)
+                change.ranges = Self.ranges(contents.changedBlocks, size: size, now: now.size)
                 change.bytes = change.ranges.reduce(0) { $0 + Int64($1.count) }
                 if !change.ranges.isEmpty || contents.isUnreadable { change.kinds.insert(.data, at: 0) }
             }

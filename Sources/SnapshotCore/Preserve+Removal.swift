@@ -219,6 +219,7 @@ extension Preserve {
         if place == .graveyard { return .stays }
         let isLast = status.links <= 1
         let hasData = status.isRegular && (attributes?.status.size ?? status.size) > 0
+        if hasData, isLast, isReleased(record) { return .detached }
         if !hasData { return isLast || !source.usesHandles ? .detached : .stays }
         // Without handles a file is found only by the name that goes: its grave finds it.
         return isLast || !source.usesHandles ? .buried : .stays

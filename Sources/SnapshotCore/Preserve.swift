@@ -24,7 +24,8 @@ package struct ChangeTarget {
 ///
 /// Invariants, for every area of the snapshot:
 /// 1. An original is stored, then its entry made in the map, then the primary changed. `OverlayView` relies on it.
-/// 2. An entry, once made, never changes: it is the version of the cut.
+/// 2. An entry, once made, never changes: it is the version of the cut. In a single pass it may be given up
+///    (`Preserve+Release.swift`).
 /// 3. An inode of the cut is not freed while its data are needed: it loses its last name only to the graveyard, or
 ///    after all that the snapshot needs of it is in the record (detached).
 /// 4. Applications never fail for the snapshot's sake: what cannot be preserved makes the snapshot inexact.
@@ -39,6 +40,8 @@ package final class Preserve: Sendable {
     /// Whose files the snapshot is of; nil: everybody's.
     package let scope: SnapshotScope?
     let leading = LeadingDirectories()
+    /// What the backup has read, where it makes a single pass; else nil.
+    package let released: ReleasedAreas?
     let locations = LocationTable()
     let credentials: Credentials
     /// Files whose originals are being read.
@@ -50,9 +53,11 @@ package final class Preserve: Sendable {
 
     package init(
         source: SourceTree, store: DeltaStore, credentials: Credentials, scope: SnapshotScope? = nil,
+        isSinglePass: Bool = false,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         self.scope = scope
+        released = isSinglePass ? ReleasedAreas() : nil
         self.source = source
         self.store = store
         self.credentials = credentials
@@ -157,9 +162,7 @@ package final class Preserve: Sendable {
         }
         let blocks = blockNumbers(lower..<upper)
         let isPreserved = record.contents.withLock { contents in
-            contents.isUnreadable
-                || contents.blocks.run(from: blocks.lowerBound, limit: blocks.upperBound)
-                    == (true, blocks.upperBound)
+            contents.isUnreadable || contents.haveChanged(blocks)
         }
         if isPreserved { return true }
         var isDone = true
@@ -222,19 +225,14 @@ package final class Preserve: Sendable {
             let first = RecordLimits.blockCount(at)
             let end = data == size ? RecordLimits.blockCount(data) : UInt64(data / block)
             if first < end {
-                let added = record.contents.withLock { contents in
-                    let before = contents.blocks.count
-                    contents.blocks.insert(first..<end)
-                    return contents.blocks.count - before
-                }
-                map.countAreas(added)
+                map.countAreas(record.contents.withLock { $0.insert(first..<end) })
             }
             guard data < range.upperBound else { return }
             at = try seek(reader, SEEK_HOLE, from: data) ?? size
         }
     }
 
-    private func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
+    func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
         UInt64(range.lowerBound / RecordLimits.blockBytes)..<RecordLimits.blockCount(range.upperBound)
     }
 
@@ -248,17 +246,26 @@ package final class Preserve: Sendable {
             guard let reader = try reader(of: target, record) else { return true }
             var at = blocks.lowerBound
             while at < blocks.upperBound {
-                let (isPresent, runEnd) = record.contents.withLock {
-                    $0.blocks.run(from: at, limit: blocks.upperBound)
+                var (isPresent, runEnd) = record.contents.withLock {
+                    $0.changedRun(from: at, limit: blocks.upperBound)
                 }
                 if isPresent {
                     at = runEnd
                     continue
                 }
+                if let released {
+                    let isReleased: Bool
+                    (isReleased, runEnd) = released.run(of: record.key, from: at, limit: runEnd)
+                    if isReleased {
+                        record.contents.withLock { $0.insertGone(at..<runEnd) }
+                        map.countAreas(runEnd - at)
+                        at = runEnd
+                        continue
+                    }
+                }
                 let hole = try endOfHole(reader, fromBlock: at, limit: runEnd, size: size)
                 if hole > at {
-                    record.contents.withLock { $0.blocks.insert(at..<hole) }
-                    map.countAreas(hole - at)
+                    map.countAreas(record.contents.withLock { $0.insert(at..<hole) })
                     at = hole
                     continue
                 }
@@ -267,8 +274,7 @@ package final class Preserve: Sendable {
                 let bytes =
                     RecordLimits.offset(ofBlock: at)..<min(RecordLimits.offset(ofBlock: end), size)
                 try store.storeOriginal(of: record.key, from: reader, bytes, clones: clones)
-                record.contents.withLock { $0.blocks.insert(at..<end) }
-                map.countAreas(end - at)
+                map.countAreas(record.contents.withLock { $0.insert(at..<end) })
                 left -= end - at
                 at = end
             }

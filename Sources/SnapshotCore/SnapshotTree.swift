@@ -16,8 +16,10 @@ package struct SnapshotTree: Sendable {
     /// Whose files are shown; nil: everybody's.
     private let scope: SnapshotScope?
     private let leading: LeadingDirectories
+    private let preserve: Preserve
 
     package init(_ preserve: Preserve) {
+        self.preserve = preserve
         overlay = preserve.overlay
         end = preserve.end
         scope = preserve.scope
@@ -125,8 +127,25 @@ package struct SnapshotTree: Sendable {
         into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
     ) throws(Errno) -> Int {
         try checked { () throws(Errno) in
-            try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
+            do throws(Errno) {
+                return try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
+            } catch .ioError {
+                if preserve.wasRead(offset..<max(offset, min(size, offset + Int64(buffer.count))), of: key) {
+                    preserve.becomeIncomplete(
+                        "inode \(key.inode) was read again after it had been read and changed: a single pass was asked for"
+                    )
+                }
+                throw .ioError
+            }
         }
+    }
+
+    /// Whether the backup reads every file once, so that it matters what it has read.
+    package var isSinglePass: Bool { preserve.isSinglePass }
+
+    /// After whole blocks of a file have been read by the backup itself.
+    package func didRead(_ blocks: Range<UInt64>, of key: InodeKey) {
+        preserve.didRead(blocks, of: key)
     }
 
     package func seek(

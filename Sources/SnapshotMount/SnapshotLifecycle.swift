@@ -46,6 +46,8 @@ package final class SnapshotLifecycle: Sendable {
         package let deltaPeakBytes: UInt64
         /// Whose files it is of; nil: everybody's.
         package let scope: SnapshotScope?
+        /// What has been read and need not be kept; nil where the backup may read more than once.
+        package let releasedBytes: UInt64?
     }
 
     /// What a snapshot amounted to.
@@ -139,7 +141,8 @@ package final class SnapshotLifecycle: Sendable {
             deltaBytes: generation.preserve.store.storedBytes,
             changedAreas: generation.preserve.map.changedAreas,
             bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
-            deltaPeakBytes: generation.preserve.store.peakBytes, scope: generation.preserve.scope)
+            deltaPeakBytes: generation.preserve.store.peakBytes, scope: generation.preserve.scope,
+            releasedBytes: generation.preserve.released.map { $0.count * UInt64(RecordLimits.blockBytes) })
     }
 
     package func countBytesRead(_ number: Int) {
@@ -148,13 +151,14 @@ package final class SnapshotLifecycle: Sendable {
 
     /// Freezes the writers and takes the cut.
     package func start(
-        _ limits: Freezer.Limits, of scope: SnapshotScope? = nil
+        _ limits: Freezer.Limits, of scope: SnapshotScope? = nil, singlePass: Bool = false
     ) throws(StartFailure) -> Started {
         try transitions.withLock { (_) throws(StartFailure) -> Started in
             if current != nil { throw .isActive }
             let delta = try makeDelta()
-            let preserve = Preserve(source: source, store: delta, credentials: credentials, scope: scope) {
-                [observer] reason in
+            let preserve = Preserve(
+                source: source, store: delta, credentials: credentials, scope: scope, isSinglePass: singlePass
+            ) { [observer] reason in
                 observer.mutex.withLock { $0 }?.didBecomeInexact(reason)
             }
             let number = serial.add(1, ordering: .relaxed).newValue

@@ -6,7 +6,8 @@ import SnapshotMount
 extension Controller {
     /// Whose files the snapshot of a start is of: an ordinary user's of their own.
     func scope(of options: StartOptions, _ limits: Freezer.Limits) throws(ControlFailure) -> Scope {
-        let wanted = Scope(users: options.users, groups: options.groups)
+        let isSinglePass = options.singlePass ?? false
+        let wanted = Scope(users: options.users, groups: options.groups, isSinglePass: isSinglePass)
         guard case .user(let user) = options.requester else { return wanted }
         let isOwn = (wanted.users ?? [user]).allSatisfy { $0 == user }
         if !isOwn || wanted.groups != nil {
@@ -24,7 +25,7 @@ extension Controller {
             throw ControlFailure(
                 .refused, "process \(process), which is to hold the snapshot, is not user \(user)'s")
         }
-        return Scope(users: [user], groups: nil)
+        return Scope(users: [user], groups: nil, isSinglePass: isSinglePass)
     }
 
     private static func process(_ number: Int32, isOf user: UInt32) -> Bool {

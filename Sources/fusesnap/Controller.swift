@@ -37,10 +37,11 @@ final class Controller: SnapshotController {
         }
     }
 
-    /// Whose files a snapshot is of, in the order given; both nil: everybody's.
+    /// What a start asked for: whose files, in the order given; both nil: everybody's.
     struct Scope: Sendable, Equatable {
         var users: [UInt32]?
         var groups: [UInt32]?
+        var isSinglePass = false
 
         var snapshotScope: SnapshotScope? {
             if users == nil && groups == nil { return nil }
@@ -134,7 +135,7 @@ final class Controller: SnapshotController {
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
-            started = try lifecycle.start(limits, of: scope.snapshotScope)
+            started = try lifecycle.start(limits, of: scope.snapshotScope, singlePass: scope.isSinglePass)
         } catch {
             hooks.thaw()
             for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
@@ -293,6 +294,7 @@ final class Controller: SnapshotController {
         report.snapshotBytesRead = summary.bytesRead
         report.sourceWatched = ended.wasWatchingSource
         (report.users, report.groups) = (active?.scope.users, active?.scope.groups)
+        report.releasedBytes = summary.releasedBytes
         return report
     }
 
@@ -318,6 +320,7 @@ final class Controller: SnapshotController {
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
         (status.users, status.groups) = (scope?.users, scope?.groups)
+        status.releasedBytes = summary?.releasedBytes
         return status
     }
 

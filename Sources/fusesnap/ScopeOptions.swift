@@ -2,7 +2,7 @@ internal import ArgumentParser
 internal import ControlSocket
 internal import Glibc
 
-/// Whose files a snapshot is of, as `ctl start` and `run` are told.
+/// What a snapshot is of and for, as `ctl start` and `run` are told.
 struct ScopeOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -15,6 +15,12 @@ struct ScopeOptions: ParsableArguments {
             "The same of the files of this group; with --user too, of either.", valueName: "group"))
     var group: [String] = []
 
+    @Flag(
+        help:
+            "The backup reads each file once: what it has read is not kept any more, and reading it again after it has changed fails."
+    )
+    var singlePass = false
+
     func validate() throws {
         _ = try resolve(StartOptions())
     }
@@ -24,6 +30,7 @@ struct ScopeOptions: ParsableArguments {
         var options = options
         if !user.isEmpty { options.users = try user.map { try Self.number(ofUser: $0) } }
         if !group.isEmpty { options.groups = try group.map { try Self.number(ofGroup: $0) } }
+        if singlePass { options.singlePass = true }
         return options
     }
 

@@ -61,6 +61,10 @@ struct StatusSummary {
                 "Snapshot read",
                 ByteSize(bytes: status.snapshotBytesRead).text + rate(rates?.snapshotBytesRead, isBytes: true)
             ))
+        if let released = status.releasedBytes {
+            rows.append(
+                ("Released", "\(ByteSize(bytes: released).text) read, and not kept any more (single pass)"))
+        }
         if status.sourceWatched == false {
             rows.append(("Not watched", "changes of the source past the mount are not seen"))
         }

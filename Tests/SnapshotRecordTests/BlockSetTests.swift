@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 @Suite struct BlockSetTests {
-    @Test("agrees with a plain set under random insertions", arguments: seeds(20))
+    @Test("agrees with a plain set under random insertions and subtractions", arguments: seeds(20))
     func model(seed: UInt64) {
         var random = SeededGenerator(seed: seed)
         var set = BlockSet()
@@ -13,13 +13,22 @@ import Testing
             let length = random.pick([1, 1, 3, 511, 512, 513, 1500])
             let start = UInt64(random.number(0...4500))
             let range = start..<min(start + UInt64(length), limit)
-            set.insert(range)
-            model.formUnion(range)
+            if random.isTrue(oneIn: 3) {
+                set.subtract(range)
+                model.subtract(range)
+            } else {
+                set.insert(range)
+                model.formUnion(range)
+            }
             #expect(set.count == UInt64(model.count), "seed \(seed)")
             let probe = UInt64(random.number(0...4999))
             #expect(set.contains(probe) == model.contains(probe), "seed \(seed)")
             expectRuns(set, model, limit, seed)
+            let part = probe..<min(probe + 700, limit)
+            #expect(Set(set.runs(in: part).joined()) == model.intersection(part), "seed \(seed)")
         }
+        set.subtract(0..<limit)
+        #expect(set.isEmpty && set.run(from: 0, limit: limit) == (false, limit))
     }
 
     /// Walks the runs, which must cover everything, alternate, and agree with the model.
@@ -81,5 +90,8 @@ import Testing
         set.insert(0..<end)
         #expect(set.count == end)
         #expect(set.run(from: 0, limit: end) == (true, end))
+        set.subtract(1_000..<end - 1_000)
+        #expect(set.count == 2_000 && set.run(from: 1_000, limit: end) == (false, end - 1_000))
+        #expect(set.run(from: end - 1_000, limit: end) == (true, end))
     }
 }

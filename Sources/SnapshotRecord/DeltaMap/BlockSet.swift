@@ -75,6 +75,83 @@ package struct BlockSet: Sendable {
         insertParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
     }
 
+    /// Takes the blocks of `range` out, those that are not in the set too.
+    package mutating func subtract(_ range: Range<UInt64>) {
+        let firstWhole = (range.lowerBound + Self.chunkBlocks - 1) / Self.chunkBlocks
+        let endOfWhole = range.upperBound / Self.chunkBlocks
+        guard firstWhole < endOfWhole else { return subtractParts(of: range) }
+        subtractParts(of: range.lowerBound..<firstWhole * Self.chunkBlocks)
+        subtractWhole(firstWhole..<endOfWhole)
+        subtractParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
+    }
+
+    /// Takes blocks out chunk by chunk.
+    private mutating func subtractParts(of range: Range<UInt64>) {
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let chunk = at / Self.chunkBlocks
+            let chunkStart = chunk * Self.chunkBlocks
+            let end = min(range.upperBound, chunkStart + Self.chunkBlocks)
+            subtract(Int(at - chunkStart)..<Int(end - chunkStart), fromChunk: chunk)
+            at = end
+        }
+    }
+
+    private mutating func subtract(_ bits: Range<Int>, fromChunk chunk: UInt64) {
+        var bitmap: Bitmap
+        if wholeRun(holding: chunk) != nil {
+            subtractWhole(chunk..<chunk + 1)
+            bitmap = Bitmap()
+            count += UInt64(bitmap.insert(0..<Int(Self.chunkBlocks)))
+            partialByGroup[chunk / Self.groupChunks, default: 0] += 1
+        } else if let known = partial[chunk] {
+            bitmap = known
+        } else {
+            return
+        }
+        count -= UInt64(bitmap.remove(bits))
+        partial[chunk] = bitmap.isEmpty ? nil : bitmap
+        if bitmap.isEmpty { leaveGroup(chunk / Self.groupChunks) }
+    }
+
+    /// Takes whole chunks out, at a cost that does not depend on how many they are.
+    private mutating func subtractWhole(_ chunks: Range<UInt64>) {
+        removePartial(in: chunks)
+        let first = wholeIndex(endingAfter: chunks.lowerBound)
+        var (rest, end): ([Range<UInt64>], Int) = ([], first)
+        while end < whole.count, whole[end].lowerBound < chunks.upperBound {
+            let run = whole[end]
+            count -= UInt64(run.clamped(to: chunks).count) * Self.chunkBlocks
+            if run.lowerBound < chunks.lowerBound { rest.append(run.lowerBound..<chunks.lowerBound) }
+            if run.upperBound > chunks.upperBound { rest.append(chunks.upperBound..<run.upperBound) }
+            end += 1
+        }
+        whole.replaceSubrange(first..<end, with: rest)
+    }
+
+    private mutating func removePartial(in chunks: Range<UInt64>) {
+        let inside =
+            chunks.count < partial.count
+            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
+        for chunk in inside {
+            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
+            count -= UInt64(bitmap.count)
+            leaveGroup(chunk / Self.groupChunks)
+        }
+    }
+
+    /// The runs of the set within `range`.
+    package func runs(in range: Range<UInt64>) -> [Range<UInt64>] {
+        var runs: [Range<UInt64>] = []
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let (isPresent, end) = run(from: at, limit: range.upperBound)
+            if isPresent { runs.append(at..<end) }
+            at = end
+        }
+        return runs
+    }
+
     /// Adds blocks chunk by chunk.
     private mutating func insertParts(of range: Range<UInt64>) {
         var at = range.lowerBound
@@ -89,14 +166,7 @@ package struct BlockSet: Sendable {
 
     /// Adds whole chunks, at a cost that does not depend on how many they are.
     private mutating func insertWhole(_ chunks: Range<UInt64>) {
-        let inside =
-            chunks.count < partial.count
-            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
-        for chunk in inside {
-            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
-            count -= UInt64(bitmap.count)
-            leaveGroup(chunk / Self.groupChunks)
-        }
+        removePartial(in: chunks)
         // Runs that touch or overlap become one with these.
         let first = chunks.lowerBound == 0 ? 0 : wholeIndex(endingAfter: chunks.lowerBound - 1)
         var (merged, end) = (chunks, first)
@@ -181,6 +251,21 @@ private struct Bitmap: Sendable {
             word += 1
         }
         return words.scalarCount * Self.wordBits
+    }
+
+    var isEmpty: Bool { words == SIMD8(repeating: 0) }
+
+    /// Clears `bits`; how many were set before.
+    mutating func remove(_ bits: Range<Int>) -> Int {
+        var removed = 0
+        for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
+            let low = max(bits.lowerBound - word * Self.wordBits, 0)
+            let high = min(bits.upperBound - word * Self.wordBits, Self.wordBits)
+            let mask = (UInt64.max >> UInt64(Self.wordBits - (high - low))) << UInt64(low)
+            removed += (mask & words[word]).nonzeroBitCount
+            words[word] &= ~mask
+        }
+        return removed
     }
 
     /// Sets `bits`; how many were not set before.

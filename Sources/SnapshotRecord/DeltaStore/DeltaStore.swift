@@ -18,6 +18,8 @@ package final class DeltaStore: Sendable {
     /// What `bytes` was when its space was given back.
     private let peak = Atomic<UInt64>(0)
     private let bytesMax: UInt64
+    /// Files with originals that are clones, which were not counted.
+    private let cloned = Mutex<Set<InodeKey>>([])
 
     /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored.
     package init(in store: Store, bytesMax: UInt64?) throws(Errno) {
@@ -84,7 +86,10 @@ package final class DeltaStore: Sendable {
         of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool
     ) throws(Errno) {
         // A clone takes no space by itself, and what will be written to the live file nobody sees: it is not counted.
-        if clones { return try cloneRange(source, to: try file(of: key, create: true), range) }
+        if clones {
+            cloned.withLock { _ = $0.insert(key) }
+            return try cloneRange(source, to: try file(of: key, create: true), range)
+        }
         try reserve(UInt64(range.count))
         let target = try file(of: key, create: true)
         if range.count >= RecordLimits.cloneBytesMin, clone(source, to: target, range) { return }
@@ -109,6 +114,38 @@ package final class DeltaStore: Sendable {
         }
     }
 
+    /// Gives the space of originals back that nobody reads any more: of whole blocks.
+    package func giveBack(of key: InodeKey, _ range: Range<Int64>) throws(Errno) {
+        let target: Descriptor
+        do throws(Errno) {
+            target = try file(of: key, create: false)
+        } catch .noSuchFileOrDirectory {
+            return  // They were holes.
+        }
+        var stored: Int64 = 0
+        var at = range.lowerBound
+        while at < range.upperBound, let data = try seek(target, SEEK_DATA, from: at), data < range.upperBound {
+            at = min(try seek(target, SEEK_HOLE, from: data) ?? range.upperBound, range.upperBound)
+            stored += at - max(data, range.lowerBound)
+        }
+        try allocate(
+            target, mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset: range.lowerBound,
+            length: Int64(range.count))
+        if !cloned.withLock({ $0.contains(key) }) { uncount(UInt64(stored)) }
+    }
+
+    /// Counts bytes out.
+    private func uncount(_ number: UInt64) {
+        peak.max(bytes.load(ordering: .relaxed), ordering: .relaxed)
+        var now = bytes.load(ordering: .relaxed)
+        while true {
+            let (exchanged, original) = bytes.compareExchange(
+                expected: now, desired: now - min(now, number), ordering: .relaxed)
+            if exchanged { return }
+            now = original
+        }
+    }
+
     // MARK: The graveyard
 
     /// Moves a name into the graveyard: the inode has lost its last name, and lives on there.
@@ -129,6 +166,17 @@ package final class DeltaStore: Sendable {
             try link(at: directory, name, to: graveyard, grave)
         }
         countBuried(bytes)
+    }
+
+    /// Takes an inode out of the graveyard: it is free once nobody holds it open.
+    package func removeGrave(_ key: InodeKey) throws(Errno) {
+        let size = try key.fileName.withCString { (grave) throws(Errno) in
+            let size = try FileStatus(at: graveyard, grave).blocks * 512
+            try unlink(at: graveyard, grave)
+            return UInt64(size)
+        }
+        uncount(size)
+        buried.subtract(min(size, buried.load(ordering: .relaxed)), ordering: .relaxed)
     }
 
     private func countBuried(_ number: UInt64) {
