@@ -15,7 +15,9 @@ import Testing
         static func references(_ cell: String) -> [(file: String, name: String)] {
             let words = cell.split(separator: "`", omittingEmptySubsequences: false).enumerated()
                 .filter { $0.offset % 2 == 1 }.map { String($0.element) }
-            return words.indices.dropLast().filter { words[$0].hasSuffix(".swift") }.map { (words[$0], words[$0 + 1]) }
+            return words.indices.dropLast().filter { words[$0].hasSuffix(".swift") }.map {
+                (words[$0], words[$0 + 1])
+            }
         }
     }
 
@@ -54,7 +56,8 @@ import Testing
                 count += 1
                 let source = try text("Sources/" + file)
                 let kinds = ["class", "struct", "enum", "protocol", "extension"].map { "\($0) \(name) " }
-                let declared = kinds + ["class \(name):", "struct \(name):", "enum \(name):", "extension \(name):"]
+                let declared =
+                    kinds + ["class \(name):", "struct \(name):", "enum \(name):", "extension \(name):"]
                 let isThere = declared.contains { source.contains($0) } || source.contains("func \(name)(")
                 #expect(isThere || source.contains("protocol \(name):"), "\(file) has no \(name)")
             }
@@ -71,7 +74,9 @@ import Testing
     /// Whether a function follows the attribute that makes it a test, with no other between.
     private func isTest(_ name: String, in source: String) -> Bool {
         source.split(separator: "@Test").dropFirst().contains { part in
-            guard let function = part.split(separator: "func ", maxSplits: 1).dropFirst().first else { return false }
+            guard let function = part.split(separator: "func ", maxSplits: 1).dropFirst().first else {
+                return false
+            }
             return function.hasPrefix("\(name)(")
         }
     }
