@@ -18,14 +18,19 @@ STARTS ?= 1000
 SECONDS ?=
 SEED ?=
 CUTLOAD_OPTIONS ?=
+# Of check-crash, check-damage and check-faults: so many cases of each kind, at random, instead of all; of check-power: so
+# many power cuts in each mode on each file system.
+SAMPLE ?=
+CUTS ?= 50
 # Of check-real: which applications, with how much data (pgbench's scale factor), in which mode.
 APPS ?= postgresql,mariadb,sqlite,image
 SCALE ?= 10
 MODE ?= preserve
 REAL_OPTIONS ?=
 
-.PHONY: help build test demo picture install uninstall deb check-package lint format clean bench
+.PHONY: help build test demo picture install uninstall deb check-package check-systemd lint format clean bench
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
+.PHONY: check-crash check-power check-damage check-faults check-sanitizers soak
 
 help:
 	@echo 'make build      build fusesnap in release (.build/release/fusesnap)'
@@ -38,9 +43,16 @@ help:
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
 	@echo 'make check-real back up databases and disk images at work, ROUNDS times each (APPS, SCALE, POLICY, BASE, MODE,'
 	@echo '                SECONDS, SEED); installs PostgreSQL, MariaDB, ... as root'
+	@echo 'make check-crash  kill the daemon at every step of what it does, and look what is left (SAMPLE, SEED, BASE)'
+	@echo 'make check-power  cut the power CUTS times in each mode on ext4 and XFS (SEED, BASE)'
+	@echo 'make check-damage damage the store that a killed daemon left in every way (SAMPLE, SEED, BASE)'
+	@echo 'make check-faults let every call of the daemon fail; full, read-only and vanished disks (SAMPLE, SEED, BASE)'
+	@echo 'make soak       operations, snapshots, kills and mounts at random, for SECONDS (SEED, BASE)'
+	@echo 'make check-sanitizers  build with the address and thread sanitizers and run the tests'
 	@echo 'make install    install to $$(DESTDIR)$$(PREFIX), /usr/local by default'
 	@echo 'make deb        build a Debian package (DEBDIR: where to)'
 	@echo 'make check-package  build that package, install it, use it and purge it (as root)'
+	@echo 'make check-systemd  boot the units and a fstab in a container, use them, shut down (as root)'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make lint       check the style with swift format'
 	@echo 'make format     apply it'
@@ -76,6 +88,32 @@ check-real: require-real build
 		$(if $(SECONDS),--seconds $(SECONDS)) --scale $(SCALE) --mode $(MODE) --mount-options io=$(POLICY) \
 		$(if $(SEED),--seed $(SEED)) $(REAL_OPTIONS)
 
+SAMPLED = --base '$(BASE)' $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+
+check-crash: build
+	for mode in redirect preserve; do \
+		Tests/Crash/check-crash .build/release/fusesnap --mode $$mode $(SAMPLED) || exit 1; \
+	done
+
+check-power: build
+	$(SCRIPTS)/require xfs
+	Tests/Crash/check-power .build/release/fusesnap --base '$(BASE)' --memory --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
+
+check-damage: build
+	Tests/Crash/check-damage .build/release/fusesnap $(SAMPLED) $(if $(SAMPLE),--random $(SAMPLE))
+
+check-faults: build
+	$(SCRIPTS)/require xfs
+	for mode in redirect preserve; do \
+		Tests/Crash/check-faults .build/release/fusesnap --mode $$mode $(SAMPLED) || exit 1; \
+	done
+
+soak: build
+	Tests/Crash/soak .build/release/fusesnap --base '$(BASE)' --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+check-sanitizers: require-test
+	Tests/Crash/check-sanitizers $(SANITIZERS)
+
 demo: require-demo build
 	$(SCRIPTS)/demo .build/release/fusesnap
 
@@ -105,7 +143,10 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 # What is installed; another binary than that of the build is taken as it is.
 BINARY ?= .build/release/fusesnap
 ifeq ($(origin BINARY),file)
+# sudo's PATH may lack Swift: then what a user has built is taken.
+ifneq ($(if $(shell command -v $(SWIFT)),,$(if $(wildcard $(BINARY)),built)),built)
 install deb: build
+endif
 endif
 
 DOCDIR = $(PREFIX)/share/doc/fusesnap
@@ -170,6 +211,10 @@ deb:
 # Builds the package, and as root installs it, uses it and purges it.
 check-package: deb
 	$(SCRIPTS)/check-package "$$(ls -t '$(DEBDIR)'/fusesnap_*.deb | head -n 1)"
+
+# Boots systemd in a container with what install makes.
+check-systemd: build
+	Tests/Systemd/check-systemd .build/release/fusesnap
 
 lint: require
 	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift

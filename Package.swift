@@ -38,7 +38,7 @@ let package = Package(
         .target(name: "CLinux", cSettings: gnuNames),
         module("LinuxSystem", ["CLinux", system]),
         module("FuseSession", ["CFuse3", "CFuseShim", "CLinux", "LinuxSystem", system]),
-        module("SnapshotRecord", ["LinuxSystem", system]),
+        module("SnapshotRecord", ["CLinux", "LinuxSystem", system]),
         module("SnapshotCore", ["SnapshotRecord", "LinuxSystem", system]),
         module("SourceWatch", ["CLinux", "LinuxSystem", system]),
         module(

@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/statfs.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <linux/capability.h>
@@ -65,6 +66,22 @@ int cl_statx(int directory, const char *path, int flags, struct cl_status *statu
 		.birth = plain_time(raw.stx_btime),
 	};
 	return 0;
+}
+
+int cl_file_system_type(int descriptor, uint32_t *type)
+{
+	struct statfs raw;
+	int result = fstatfs(descriptor, &raw);
+	*type = (uint32_t) raw.f_type;
+	return result;
+}
+
+int cl_is_protected(int descriptor)
+{
+	struct statx raw;
+	if (statx(descriptor, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW, 0, &raw) != 0)
+		return -1;
+	return (raw.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0;
 }
 
 struct handle_room {
@@ -302,6 +319,9 @@ int cl_flush(int descriptor)
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x1000
 #endif
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000
+#endif
 #ifndef OPEN_TREE_CLONE
 #define OPEN_TREE_CLONE 1
 #endif
@@ -323,6 +343,23 @@ int cl_find_place(int directory, const char *path, int flags, struct cl_place *p
 		.mount = mount,
 		.mode = raw.stx_mode & S_IFMT,
 	};
+	return 0;
+}
+
+int cl_mount_number(int descriptor, uint64_t *number)
+{
+	static const unsigned int masks[] = {STATX_MNT_ID_UNIQUE, STATX_MNT_ID};
+	*number = 0;
+	for (size_t at = 0; at < sizeof masks / sizeof *masks; at++) {
+		struct statx raw;
+		if (statx(descriptor, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, masks[at], &raw) != 0)
+			return -1;
+		/* stx_mnt_id; a kernel that does not know a mask leaves it out of the answer. */
+		if (raw.stx_mask & masks[at]) {
+			memcpy(number, (const char *) &raw + 0x90, sizeof *number);
+			return 0;
+		}
+	}
 	return 0;
 }
 

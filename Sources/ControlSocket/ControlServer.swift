@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
@@ -145,7 +146,7 @@ package final class ControlServer: Sendable {
 
     private func admit(_ controller: any SnapshotController) {
         do throws(Errno) {
-            let raw = try SystemCalls.checked { cl_unix_accept(socket.descriptor.rawValue) }
+            let raw = try SpareDescriptors.checked { cl_unix_accept(socket.descriptor.rawValue) }
             let accepted = OwnedDescriptor(raw)
             let peer = try SystemCalls.peer(of: raw)
             let requester = Requester(user: peer.user, owner: owner)

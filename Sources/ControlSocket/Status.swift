@@ -63,6 +63,10 @@ package struct Status: Codable, Sendable, Equatable {
     package var groups: [UInt32]?
     /// What of the active snapshot has been read and is not kept any more (`--single-pass`); nil: all is kept.
     package var releasedBytes: UInt64?
+    /// How far the merge is, while `state` is merging.
+    package var merge: StopProgress?
+    /// Why the last merge did not come to its end; the next stop tries again.
+    package var mergeProblem: String?
 
     package init(
         pid: Int32, version: String, source: String, mountpoint: String, mode: String, state: State,
@@ -93,7 +97,8 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started, lease, users, groups
+        case schema, pid, version, source, mountpoint, mode, state, started, lease, users, groups, merge
+        case mergeProblem = "merge_problem"
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case snapshotBytesRead = "snapshot_bytes_read"
@@ -134,5 +139,7 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(users, forKey: .users)
         try fields.encodeIfPresent(groups, forKey: .groups)
         try fields.encodeIfPresent(releasedBytes, forKey: .releasedBytes)
+        try fields.encodeIfPresent(merge, forKey: .merge)
+        try fields.encodeIfPresent(mergeProblem, forKey: .mergeProblem)
     }
 }

@@ -110,16 +110,16 @@ private func answerAttributes(
 /// Answers a request for an extended attribute or their names: with the length where `size` is 0.
 private func answerExtended(
     _ request: fuse_req_t?, _ size: Int,
-    _ body: (Operations, UnsafeMutableRawBufferPointer) throws(Errno) -> Int
+    _ body: (Operations, RequestContext, UnsafeMutableRawBufferPointer) throws(Errno) -> Int
 ) {
     do throws(Errno) {
         if size == 0 {
             let nothing = UnsafeMutableRawBufferPointer(start: nil, count: 0)
-            fuse_reply_xattr(request, try body(operations(request), nothing))
+            fuse_reply_xattr(request, try body(operations(request), context(request), nothing))
             return
         }
         let buffer = WorkerThread.buffer(size)
-        let count = try body(operations(request), buffer)
+        let count = try body(operations(request), context(request), buffer)
         fuse_reply_buf(request, buffer.baseAddress?.assumingMemoryBound(to: CChar.self), count)
     } catch {
         fail(request, error)
@@ -317,9 +317,11 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
         }
     }
     table.write = { request, node, data, size, offset, information in
+        var context = context(request)
+        context.isWriteBack = required(information).pointee.writepage != 0
         do throws(Errno) {
             let count = try operations(request).write(
-                context(request), node: node, handle: required(information).pointee.fh,
+                context, node: node, handle: required(information).pointee.fh,
                 UnsafeRawBufferPointer(start: data, count: size), offset: Int64(offset))
             fuse_reply_write(request, count)
         } catch {
@@ -504,13 +506,13 @@ private func addExtendedAttributeOperations(_ table: inout fuse_lowlevel_ops) {
         }
     }
     table.getxattr = { request, node, name, size in
-        answerExtended(request, size) { (operations, buffer) throws(Errno) in
+        answerExtended(request, size) { (operations, _, buffer) throws(Errno) in
             try operations.extendedAttribute(node: node, required(name), into: buffer)
         }
     }
     table.listxattr = { request, node, size in
-        answerExtended(request, size) { (operations, buffer) throws(Errno) in
-            try operations.extendedAttributeNames(node: node, into: buffer)
+        answerExtended(request, size) { (operations, context, buffer) throws(Errno) in
+            try operations.extendedAttributeNames(context, node: node, into: buffer)
         }
     }
     table.removexattr = { request, node, name in

@@ -79,7 +79,7 @@ package protocol FileSystemOperations: AnyObject, Sendable {
     ) throws(Errno) -> Int
     /// The names' length, a NUL byte after each; with an empty buffer only that.
     func extendedAttributeNames(
-        node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ context: RequestContext, node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int
     func removeExtendedAttribute(
         _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>

@@ -9,6 +9,8 @@ package struct RequestContext: Sendable {
     package let mask: UInt32
     /// The kernel asks that a change of data take set-id bits and file capabilities away.
     package let killsPrivileges: Bool
+    /// Of a write: the kernel writes what it has of the file in its page cache, and says nothing of who wrote it there.
+    package var isWriteBack = false
 }
 
 /// The attributes of a node, and for how many seconds the kernel may rely on them.

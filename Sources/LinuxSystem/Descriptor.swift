@@ -29,8 +29,12 @@ package final class Descriptor: Sendable {
     package static func open(
         at directory: Descriptor, _ path: UnsafePointer<CChar>, _ flags: Int32, mode: UInt32 = 0
     ) throws(Errno) -> Descriptor {
-        Descriptor(
-            owning: try SpareDescriptors.checked { cl_openat(directory.raw, path, flags | O_CLOEXEC, mode) })
+        func open() throws(Errno) -> Descriptor {
+            Descriptor(
+                owning: try SpareDescriptors.checked { cl_openat(directory.raw, path, flags | O_CLOEXEC, mode) })
+        }
+        let makes = flags & O_CREAT != 0 || flags & O_TMPFILE == O_TMPFILE
+        return makes ? try Steps.step("create", open) : try open()
     }
 
     /// Opens what a descriptor refers to again, with flags of its own, through its link in /proc.

@@ -11,6 +11,13 @@ package struct DirectoryEntry {
     package let kind: UInt8
     package let name: UnsafePointer<CChar>
 
+    package init(inode: UInt64, next: Int64, kind: UInt8, name: UnsafePointer<CChar>) {
+        self.inode = inode
+        self.next = next
+        self.kind = kind
+        self.name = name
+    }
+
     /// Whether it is «.» or «..».
     package var isDot: Bool {
         name[0] == 46 && (name[1] == 0 || (name[1] == 46 && name[2] == 0))

@@ -11,7 +11,9 @@ package func setExtendedAttribute(
     _ flags: Int32
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { setxattr(path, name, value.baseAddress, value.count, flags) }
+        try Steps.step("setxattr") { () throws(Errno) -> Void in
+            try checked { setxattr(path, name, value.baseAddress, value.count, flags) }
+        }
     }
 }
 
@@ -20,7 +22,7 @@ package func removeExtendedAttribute(
     _ descriptor: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { removexattr(path, name) }
+        try Steps.step("removexattr") { () throws(Errno) -> Void in try checked { removexattr(path, name) } }
     }
 }
 
@@ -45,11 +47,19 @@ package func extendedAttributeNames(
     }
 }
 
+/// listxattr(2): all names.
+package func extendedAttributeNames(_ descriptor: Descriptor) throws(Errno) -> [FileName] {
+    let bytes = try growing { (buffer) throws(Errno) -> Int in
+        try extendedAttributeNames(descriptor, into: buffer)
+    }
+    return bytes.split(separator: 0).map { FileName(bytes: $0) }
+}
+
 /// All extended attributes of an inode, by name.
-package struct ExtendedAttributes: Sendable {
-    package fileprivate(set) var values: [FileName: [UInt8]] = [:]
+package struct ExtendedAttributes: Sendable, Equatable {
+    package var values: [FileName: [UInt8]] = [:]
     /// Those whose values this process may not read: `user.` ones of a file that it may not read, without privilege.
-    package fileprivate(set) var unreadable: Set<FileName> = []
+    package var unreadable: Set<FileName> = []
 
     package init() {}
 
@@ -76,16 +86,13 @@ package func allExtendedAttributes(
     _ descriptor: Descriptor
 ) throws(Errno) -> ExtendedAttributes {
     var attributes = ExtendedAttributes()
-    let names: [UInt8]
+    let names: [FileName]
     do throws(Errno) {
-        names = try growing { (buffer) throws(Errno) -> Int in
-            try extendedAttributeNames(descriptor, into: buffer)
-        }
+        names = try extendedAttributeNames(descriptor)
     } catch .notSupported {
         return attributes
     }
-    for bytes in names.split(separator: 0) {
-        let name = FileName(bytes: bytes)
+    for name in names {
         do throws(Errno) {
             attributes.values[name] = try growing { (buffer) throws(Errno) -> Int in
                 try name.withCString { (string) throws(Errno) -> Int in

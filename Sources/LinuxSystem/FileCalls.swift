@@ -9,28 +9,32 @@ package import SystemPackage
 package func makeDirectory(
     at directory: Descriptor, _ name: UnsafePointer<CChar>, mode: UInt32
 ) throws(Errno) {
-    try checked { mkdirat(directory.raw, name, mode) }
+    try Steps.step("mkdir") { () throws(Errno) -> Void in try checked { mkdirat(directory.raw, name, mode) } }
 }
 
 /// mknodat(2).
 package func makeNode(
     at directory: Descriptor, _ name: UnsafePointer<CChar>, mode: UInt32, device: UInt64
 ) throws(Errno) {
-    try checked { mknodat(directory.raw, name, mode, dev_t(device)) }
+    try Steps.step("mknod") { () throws(Errno) -> Void in
+        try checked { mknodat(directory.raw, name, mode, dev_t(device)) }
+    }
 }
 
 /// symlinkat(2).
 package func makeSymbolicLink(
     to target: UnsafePointer<CChar>, at directory: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
-    try checked { symlinkat(target, directory.raw, name) }
+    try Steps.step("symlink") { () throws(Errno) -> Void in
+        try checked { symlinkat(target, directory.raw, name) }
+    }
 }
 
 /// unlinkat(2); `flags` is AT_REMOVEDIR for a directory.
 package func unlink(
     at directory: Descriptor, _ name: UnsafePointer<CChar>, _ flags: Int32 = 0
 ) throws(Errno) {
-    try checked { unlinkat(directory.raw, name, flags) }
+    try Steps.step("unlink") { () throws(Errno) -> Void in try checked { unlinkat(directory.raw, name, flags) } }
 }
 
 /// renameat2(2).
@@ -38,7 +42,9 @@ package func rename(
     at directory: Descriptor, _ name: UnsafePointer<CChar>, to newDirectory: Descriptor,
     _ newName: UnsafePointer<CChar>, flags: UInt32 = 0
 ) throws(Errno) {
-    try checked { renameat2(directory.raw, name, newDirectory.raw, newName, flags) }
+    try Steps.step("rename") { () throws(Errno) -> Void in
+        try checked { renameat2(directory.raw, name, newDirectory.raw, newName, flags) }
+    }
 }
 
 /// linkat(2) of what `descriptor` refers to, through its link in /proc, which needs no privilege.
@@ -46,7 +52,9 @@ package func link(
     _ descriptor: Descriptor, at directory: Descriptor, _ name: UnsafePointer<CChar>
 ) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { linkat(AT_FDCWD, path, directory.raw, name, AT_SYMLINK_FOLLOW) }
+        try Steps.step("link") { () throws(Errno) -> Void in
+            try checked { linkat(AT_FDCWD, path, directory.raw, name, AT_SYMLINK_FOLLOW) }
+        }
     }
 }
 
@@ -55,7 +63,9 @@ package func link(
     at directory: Descriptor, _ name: UnsafePointer<CChar>, to newDirectory: Descriptor,
     _ newName: UnsafePointer<CChar>
 ) throws(Errno) {
-    try checked { linkat(directory.raw, name, newDirectory.raw, newName, 0) }
+    try Steps.step("link") { () throws(Errno) -> Void in
+        try checked { linkat(directory.raw, name, newDirectory.raw, newName, 0) }
+    }
 }
 
 /// readlinkat(2) of what `descriptor` refers to: the target's bytes, without a NUL byte.
@@ -80,7 +90,7 @@ package func linkTarget(of descriptor: Descriptor) throws(Errno) -> [UInt8] {
 /// chmod(2).
 package func changeMode(_ descriptor: Descriptor, _ mode: UInt32) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { chmod(path, mode) }
+        try Steps.step("chmod") { () throws(Errno) -> Void in try checked { chmod(path, mode) } }
     }
 }
 
@@ -89,7 +99,9 @@ package func changeOwner(
     _ descriptor: Descriptor, user: UInt32, group: UInt32
 ) throws(Errno) {
     var empty: CChar = 0
-    try checked { fchownat(descriptor.raw, &empty, user, group, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) }
+    try Steps.step("chown") { () throws(Errno) -> Void in
+        try checked { fchownat(descriptor.raw, &empty, user, group, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) }
+    }
 }
 
 /// utimensat(2), each side a time, `.now` or `.omitted`.
@@ -98,10 +110,12 @@ package func changeTimes(
 ) throws(Errno) {
     var times = (accessed.timespec, modified.timespec)
     var empty: CChar = 0
-    try checked {
-        withUnsafePointer(to: &times) { pointer in
-            pointer.withMemoryRebound(to: timespec.self, capacity: 2) {
-                utimensat(descriptor.raw, &empty, $0, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)
+    try Steps.step("utimens") { () throws(Errno) -> Void in
+        try checked { () -> Int32 in
+            withUnsafePointer(to: &times) { pointer in
+                pointer.withMemoryRebound(to: timespec.self, capacity: 2) {
+                    utimensat(descriptor.raw, &empty, $0, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)
+                }
             }
         }
     }
@@ -156,6 +170,12 @@ package func readFully(
 package func writeFully(
     _ descriptor: Descriptor, _ buffer: UnsafeRawBufferPointer, at offset: Int64
 ) throws(Errno) {
+    try Steps.write(buffer) { (bytes) throws(Errno) in try write(descriptor, bytes, at: offset) }
+}
+
+private func write(
+    _ descriptor: Descriptor, _ buffer: UnsafeRawBufferPointer, at offset: Int64
+) throws(Errno) {
     var done = 0
     while done < buffer.count {
         done += try checked {
@@ -166,15 +186,22 @@ package func writeFully(
     }
 }
 
+/// pwrite(2) until all of `bytes` is written.
+package func writeFully(_ descriptor: Descriptor, _ bytes: [UInt8], at offset: Int64) throws(Errno) {
+    try bytes.withUnsafeBufferPointer { (bytes) throws(Errno) in
+        try writeFully(descriptor, UnsafeRawBufferPointer(bytes), at: offset)
+    }
+}
+
 /// ftruncate(2).
 package func truncate(_ descriptor: Descriptor, to size: Int64) throws(Errno) {
-    try checked { ftruncate(descriptor.raw, Int(size)) }
+    try Steps.step("truncate") { () throws(Errno) -> Void in try checked { ftruncate(descriptor.raw, Int(size)) } }
 }
 
 /// truncate(2) of what `descriptor` refers to; an O_PATH descriptor will do.
 package func truncatePath(_ descriptor: Descriptor, to size: Int64) throws(Errno) {
     try withLink(to: descriptor) { (path) throws(Errno) -> Void in
-        try checked { Glibc.truncate(path, Int(size)) }
+        try Steps.step("truncate") { () throws(Errno) -> Void in try checked { Glibc.truncate(path, Int(size)) } }
     }
 }
 
@@ -182,7 +209,9 @@ package func truncatePath(_ descriptor: Descriptor, to size: Int64) throws(Errno
 package func allocate(
     _ descriptor: Descriptor, mode: Int32, offset: Int64, length: Int64
 ) throws(Errno) {
-    try checked { fallocate(descriptor.raw, mode, Int(offset), Int(length)) }
+    try Steps.step("allocate") { () throws(Errno) -> Void in
+        try checked { fallocate(descriptor.raw, mode, Int(offset), Int(length)) }
+    }
 }
 
 /// lseek(2) with SEEK_DATA or SEEK_HOLE: nil where there is no data from `offset` on (ENXIO).
@@ -201,7 +230,9 @@ package func cloneRange(
     _ source: Descriptor, to target: Descriptor, _ range: Range<Int64>
 ) throws(Errno) {
     let start = UInt64(range.lowerBound)
-    try checked { cl_clone_range(source.raw, start, UInt64(range.count), target.raw, start) }
+    try Steps.step("clone") { () throws(Errno) -> Void in
+        try checked { cl_clone_range(source.raw, start, UInt64(range.count), target.raw, start) }
+    }
 }
 
 /// sync_file_range(2) of all of a file: writes its dirty pages and waits for them, without the inode's lock.

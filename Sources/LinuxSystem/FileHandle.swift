@@ -45,6 +45,11 @@ package struct FileHandle: Hashable, Sendable {
         length = UInt32(handle.count)
     }
 
+    /// Calls `body` with the handle's type and bytes, as `init(kind:bytes:)` takes them.
+    package func withBytes<Result>(_ body: (Int32, UnsafeRawBufferPointer) -> Result) -> Result {
+        withUnsafeBytes(of: bytes) { body(kind, UnsafeRawBufferPointer(rebasing: $0[..<Int(length)])) }
+    }
+
     /// open_by_handle_at(2); `mount` is any descriptor on the file system that is not O_PATH. Needs
     /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
     package func open(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {

@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// One name in a directory: bytes, since Linux names need not be UTF-8. Kept with a NUL byte at its end, so
 /// that it can be handed to a system call as it is.
 package struct FileName: Hashable, Sendable {
@@ -34,6 +36,12 @@ package struct FileName: Hashable, Sendable {
             }
             return try body(start)
         }
+    }
+
+    /// Whether the name begins with these characters.
+    package func hasPrefix(_ prefix: StaticString) -> Bool {
+        guard length >= prefix.utf8CodeUnitCount else { return false }
+        return withCString { strncmp($0, prefix.utf8Start, prefix.utf8CodeUnitCount) == 0 }
     }
 
     /// Whether the name equals a C string.

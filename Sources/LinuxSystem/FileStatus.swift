@@ -97,11 +97,30 @@ package struct FileStatus: Hashable, Sendable {
     }
 }
 
+/// Whether an inode is immutable or append-only (`chattr +i`, `+a`), as far as its file system tells: statx(2).
+package func isProtected(_ descriptor: Descriptor) throws(Errno) -> Bool {
+    try checked { cl_is_protected(descriptor.raw) } == 1
+}
+
+/// The number by which the kind of a file system is known: fstatfs(2).
+package func fileSystemType(of descriptor: Descriptor) throws(Errno) -> UInt32 {
+    var type: UInt32 = 0
+    try checked { cl_file_system_type(descriptor.raw, &type) }
+    return type
+}
+
 extension Timestamp {
     /// clock_gettime(2) of CLOCK_REALTIME.
     package static var current: Timestamp {
         var now = Glibc.timespec()
         clock_gettime(CLOCK_REALTIME, &now)
+        return Timestamp(seconds: Int64(now.tv_sec), nanoseconds: UInt32(now.tv_nsec))
+    }
+
+    /// clock_gettime(2) of CLOCK_REALTIME_COARSE: the time that the kernel stamps files with.
+    package static var coarse: Timestamp {
+        var now = Glibc.timespec()
+        clock_gettime(CLOCK_REALTIME_COARSE, &now)
         return Timestamp(seconds: Int64(now.tv_sec), nanoseconds: UInt32(now.tv_nsec))
     }
 }

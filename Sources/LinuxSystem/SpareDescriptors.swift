@@ -1,5 +1,5 @@
 internal import Synchronization
-internal import SystemPackage
+package import SystemPackage
 
 /// The descriptors that are kept only for speed, of the whole process: where no more can be opened, all of them are
 /// let go, and the call is made again. So an application meets EMFILE only when the daemon's limit is used up by
@@ -31,7 +31,8 @@ package enum SpareDescriptors {
     }
 
     /// `checked`, for calls that open a descriptor.
-    static func checked(_ call: () -> Int32) throws(Errno) -> Int32 {
+    @discardableResult
+    package static func checked(_ call: () -> Int32) throws(Errno) -> Int32 {
         do throws(Errno) {
             return try LinuxSystem.checked(call)
         } catch  where error == .tooManyOpenFiles || error == .tooManyOpenFilesInSystem {

@@ -40,7 +40,7 @@ package struct ChangeFinder: ~Copyable {
     package init(_ preserve: Preserve) {
         self.preserve = preserve
         source = preserve.source
-        records = preserve.map.records.filter { preserve.isOfScope($0.contents.withLock { $0.attributes }) }
+        records = preserve.map.records.filter { preserve.cut.isOfScope($0.contents.withLock { $0.attributes }) }
         places = NowPlaces(source: preserve.source, map: preserve.map)
     }
 

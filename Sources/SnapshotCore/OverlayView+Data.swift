@@ -29,6 +29,11 @@ extension OverlayView {
         return (place, min(RecordLimits.offset(ofBlock: end), limit))
     }
 
+    private func stored() -> DeltaFiles {
+        guard let store else { preconditionFailure("a map that has blocks has a store") }
+        return store.files
+    }
+
     /// Reads the data of the cut from `offset` on into `buffer`, as far as `size`, the size at the cut, reaches.
     /// `primary` is the inode opened for reading, nil where it is detached. The number of bytes read.
     package func read(
@@ -45,7 +50,7 @@ extension OverlayView {
             switch place {
             case .gone: throw .ioError
             case .delta:
-                try readStored(key, into: piece, at: at)
+                try stored().read(of: key, into: piece, at: at)
                 // Another reader may have come by it meanwhile, so that it was given up.
                 let (placeNow, keptEnd) = run(key, from: at, limit: runEnd)
                 if placeNow == .delta { at = keptEnd }
@@ -65,23 +70,6 @@ extension OverlayView {
         return Int(end - offset)
     }
 
-    private func readStored(
-        _ key: InodeKey, into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
-    ) throws(Errno) {
-        var count = 0
-        do throws(Errno) {
-            count = try readFully(
-                try store.file(of: key, create: false), into: buffer, at: offset)
-        } catch .noSuchFileOrDirectory {
-            // No data was ever stored: all the blocks were holes.
-        }
-        // Behind the delta file's last data there are holes.
-        if count < buffer.count {
-            UnsafeMutableRawBufferPointer(rebasing: buffer[count...])
-                .initializeMemory(as: UInt8.self, repeating: 0)
-        }
-    }
-
     /// lseek(2) with SEEK_DATA or SEEK_HOLE on the data of the cut. Throws ENXIO where there is no such place.
     package func seek(
         _ key: InodeKey, primary: Descriptor?, size: Int64, _ whence: Int32, from offset: Int64
@@ -99,7 +87,7 @@ extension OverlayView {
             let isStored = place == .delta
             let file: Descriptor?
             if isStored {
-                file = try storedFile(key)
+                file = try stored().existingFile(of: key)
             } else {
                 guard let primary else { throw .ioError }
                 file = primary
@@ -120,13 +108,5 @@ extension OverlayView {
         }
         if whence == SEEK_HOLE { return size }
         throw .noSuchAddressOrDevice
-    }
-
-    private func storedFile(_ key: InodeKey) throws(Errno) -> Descriptor? {
-        do throws(Errno) {
-            return try store.file(of: key, create: false)
-        } catch .noSuchFileOrDirectory {
-            return nil
-        }
     }
 }

@@ -13,12 +13,16 @@ package import SystemPackage
 package struct OverlayView: Sendable {
     package let source: SourceTree
     package let map: DeltaMap
-    package let store: DeltaStore
+    /// nil where nothing is stored, the map knowing only what is lost.
+    package let store: DeltaStore?
     let locations: LocationTable
+    /// When nobody recorded what was changed; nil for a snapshot that its daemon began.
+    let absence: Absence?
 
     init(
-        source: SourceTree, map: DeltaMap, store: DeltaStore, locations: LocationTable
+        source: SourceTree, map: DeltaMap, store: DeltaStore?, locations: LocationTable, absence: Absence?
     ) {
+        self.absence = absence
         self.source = source
         self.map = map
         self.store = store
@@ -96,7 +100,7 @@ package struct OverlayView: Sendable {
     ) throws(Errno) -> Descriptor {
         if source.usesHandles { return try source.open(reference, flags) }
         let place = map.record(of: reference.key)?.contents.withLock { $0.place }
-        if place == .graveyard { return try store.openGrave(reference.key, flags) }
+        if place == .graveyard, let store { return try store.openGrave(reference.key, flags) }
         let moved = try locations.open(reference.key, root: source.root)
         let found = if let moved { moved } else { try find() }
         guard InodeKey(try FileStatus(of: found)) == reference.key else {
@@ -111,7 +115,9 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.status
         } primary: { () throws(Errno) in
-            source.withoutStore(try FileStatus(of: try descriptor()))
+            let status = try FileStatus(of: try descriptor())
+            if absence?.includes(changeOf: status) == true { throw .ioError }
+            return source.withoutStore(status)
         }
     }
 

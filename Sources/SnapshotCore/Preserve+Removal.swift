@@ -55,8 +55,16 @@ extension Preserve {
         func attempt(_ decide: () throws(Errno) -> Fate) throws(Errno) -> Bool {
             try record.firstChange.withLock { (_) throws(Errno) -> Bool in
                 let fate = try decide()
-                guard try remove(fate) else { return false }
-                if case .detached = fate { record.contents.withLock { $0.place = .detached } }
+                guard case .detached = fate else { return try remove(fate) }
+                // Said before, so that one that goes past the mount is told from it; whether it went, recovery looks.
+                note([.place(record.key, .detached)])
+                do throws(Errno) {
+                    guard try remove(fate) else { return false }
+                } catch {
+                    note([.place(record.key, .source)])
+                    throw error
+                }
+                record.contents.withLock { $0.place = .detached }
                 return true
             }
         }
@@ -80,6 +88,7 @@ extension Preserve {
             return false
         }
         record.contents.withLock { $0.place = .graveyard }
+        note([.place(record.key, .graveyard)])
         if store.isOverBound { becomeInexact(Self.overBound) }
         return true
     }
@@ -114,15 +123,17 @@ extension Preserve {
     }
 
     /// renameat2(2), with what the snapshot needs preserved. Throws what the call throws. False as for `unlink`.
+    /// `assume` makes the calling thread the user who asks, right before the call: it may make a whiteout.
     package func rename(
         _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
-        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
+        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>, assume: () throws(Errno) -> Void = {}
     ) throws(Errno) -> Bool {
         let moved = move.moved
         let replaced = move.replaced
         willChangeEntries(move, from: directory, name, to: newDirectory, newName)
         func plainly() throws(Errno) -> Bool {
             func rename() throws(Errno) {
+                try assume()
                 try LinuxSystem.rename(
                     at: directory.descriptor, name, to: newDirectory.descriptor, newName,
                     flags: move.flags)
@@ -190,6 +201,7 @@ extension Preserve {
             record.contents.withLock { $0.place = .graveyard }
             try store.linkIntoGraveyard(
                 record.key, bytes: UInt64(bytes), from: directory.descriptor, name)
+            note([.place(record.key, .graveyard)])
             if store.isOverBound { becomeInexact(Self.overBound) }
             return true
         } catch {
@@ -205,6 +217,7 @@ extension Preserve {
         if record.contents.withLock({ $0.target != nil }) { return }
         do throws(Errno) {
             let target = try readLink(victim.descriptor)
+            try store.record([.target(record.key, target)])
             record.contents.withLock { $0.target = target }
         } catch {
             becomeInexact("a symbolic link's target could not be preserved: \(error)")
@@ -219,7 +232,7 @@ extension Preserve {
         if place == .graveyard { return .stays }
         let isLast = status.links <= 1
         let hasData = status.isRegular && (attributes?.status.size ?? status.size) > 0
-        if hasData, isLast, isReleased(record) { return .detached }
+        if hasData, isLast, cut.isReleased(record) { return .detached }
         if !hasData { return isLast || !source.usesHandles ? .detached : .stays }
         // Without handles a file is found only by the name that goes: its grave finds it.
         return isLast || !source.usesHandles ? .buried : .stays

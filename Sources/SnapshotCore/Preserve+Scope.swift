@@ -35,12 +35,6 @@ extension Preserve {
         }
     }
 
-    /// Whether an inode whose owner has not just been changed is of no concern to the snapshot.
-    package func isPlainlyOthers(_ status: FileStatus) -> Bool {
-        guard let scope, !status.isDirectory, !scope.owns(status) else { return false }
-        return map.record(of: InodeKey(status)) == nil
-    }
-
     /// What a name stands for, as far as the snapshot shows it.
     package func shown(_ target: ChangeTarget) -> RecordedEntry {
         concerns(target) ? .present(target.reference) : .absent
@@ -57,7 +51,15 @@ extension Preserve {
     }
 
     /// How much has changed of what the snapshot shows. Costs as much as has changed.
-    package var changes: DeltaMap.Changes { map.changes { isOfScope($0) } }
+    package var changes: DeltaMap.Changes { map.changes { cut.isOfScope($0) } }
+}
+
+extension SnapshotCut {
+    /// Whether an inode whose owner has not just been changed is of no concern to the snapshot.
+    package func isPlainlyOthers(_ status: FileStatus) -> Bool {
+        guard let scope, !status.isDirectory, !scope.owns(status) else { return false }
+        return map.record(of: InodeKey(status)) == nil
+    }
 
     /// Whether a record is of the snapshot's, and not only there to know whose the inode was.
     func isOfScope(_ attributes: RecordedAttributes?) -> Bool {

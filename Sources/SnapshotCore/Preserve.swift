@@ -23,9 +23,10 @@ package struct ChangeTarget {
 /// The second embodiment (Figure 4): the first change to an area stores its original, then changes the primary.
 ///
 /// Invariants, for every area of the snapshot:
-/// 1. An original is stored, then its entry made in the map, then the primary changed. `OverlayView` relies on it.
+/// 1. An original is stored, then a record of it appended to the journal, then its entry made in the map, then the primary
+///    changed. `OverlayView` relies on it, and `PreserveRecovery`, which has what a kill between any two of these leaves.
 /// 2. An entry, once made, never changes: it is the version of the cut. In a single pass it may be given up
-///    (`Preserve+Release.swift`).
+///    (`SnapshotCut+Release.swift`).
 /// 3. An inode of the cut is not freed while its data are needed: it loses its last name only to the graveyard, or
 ///    after all that the snapshot needs of it is in the record (detached).
 /// 4. Applications never fail for the snapshot's sake: what cannot be preserved makes the snapshot inexact.
@@ -33,74 +34,54 @@ package struct ChangeTarget {
 /// Every method is called by an operation that has passed the gate, before that operation changes the primary.
 /// Safe for use by all threads.
 package final class Preserve: Sendable {
-    package let source: SourceTree
-    package let map = DeltaMap()
+    /// What the snapshot shows, and whether it still holds.
+    package let cut: SnapshotCut
     package let store: DeltaStore
-    package let end = SnapshotEnd()
-    /// Whose files the snapshot is of; nil: everybody's.
-    package let scope: SnapshotScope?
-    let leading = LeadingDirectories()
-    /// What the backup has read, where it makes a single pass; else nil.
-    package let released: ReleasedAreas?
-    let locations = LocationTable()
     let credentials: Credentials
     /// Files whose originals are being read.
     private let readers = DescriptorCache<InodeKey>(capacity: 64)
     /// Whether the graveyard is there: a grave counts as a link.
     fileprivate let hasGraves = Atomic<Bool>(true)
-    /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
-    private let didBecomeInexact: @Sendable (String) -> Void
 
+    /// `map` and `absence` are of a snapshot that is taken up.
     package init(
         source: SourceTree, store: DeltaStore, credentials: Credentials, scope: SnapshotScope? = nil,
-        isSinglePass: Bool = false,
+        isSinglePass: Bool = false, map: DeltaMap = DeltaMap(), absence: Absence? = nil,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
-        self.scope = scope
-        released = isSinglePass ? ReleasedAreas() : nil
-        self.source = source
+        cut = SnapshotCut(
+            source: source, store: store, map: map, absence: absence, scope: scope,
+            singlePass: isSinglePass ? SinglePass(credentials) : nil, didBecomeInexact: didBecomeInexact)
         self.store = store
         self.credentials = credentials
-        self.didBecomeInexact = didBecomeInexact
     }
 
-    package var overlay: OverlayView {
-        OverlayView(source: source, map: map, store: store, locations: locations)
-    }
+    package var source: SourceTree { cut.source }
+    package var map: DeltaMap { cut.map }
+    package var end: SnapshotEnd { cut.end }
+    var locations: LocationTable { cut.locations }
+    package var scope: SnapshotScope? { cut.scope }
+    var released: ReleasedAreas? { cut.singlePass?.released }
+    package var overlay: OverlayView { cut.overlay }
 
     static let overBound = "the store would grow over its bound (--max-delta)"
 
-    /// Gives the snapshot up: its reads fail from now on, and nothing more is stored for it.
-    package func becomeInexact(_ why: String) {
-        if end.becomeInexact(why) { didBecomeInexact(why) }
-    }
+    /// `SnapshotCut.becomeInexact`.
+    package func becomeInexact(_ why: String) { cut.becomeInexact(why) }
 
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
     func record(of target: ChangeTarget) -> InodeRecord? {
         let reference = target.reference
         guard end.isRecording, reference.device == source.device, concerns(target) else { return nil }
+        if let absence = cut.absence, absence.includes(birthOf: reference.key),
+            map.record(of: reference.key) == nil
+        {
+            didMake(reference)
+        }
         guard let record = map.recordForChange(of: reference.key, reference),
             !record.contents.withLock({ $0.isLost })
         else { return nil }
         return record
-    }
-
-    /// After an inode has been changed beside the mount, by `what`: what the record does not hold of it is lost, and
-    /// reads of that fail from now on. Nothing, where the record holds it all. `marks` false: the snapshot is not marked
-    /// before such a read, since the inode may not belong to it.
-    package func didChangeBeside(_ key: InodeKey, marks: Bool = true, _ what: @autoclosure () -> String) {
-        guard end.isRecording, let record = map.recordForChange(of: key) else { return }
-        let isNew = record.contents.withLock { contents in
-            if contents.isLost || contents.isWhole { return false }
-            contents.isLost = true
-            return true
-        }
-        if isNew && marks { becomeIncomplete(what()) }
-    }
-
-    /// Marks the snapshot inexact, though its reads go on where they can.
-    package func becomeIncomplete(_ why: String) {
-        if end.becomeIncomplete(why) { didBecomeInexact(why) }
     }
 
     /// Runs what stores an original, as the daemon's own user. Failing, it makes the snapshot inexact.
@@ -111,6 +92,23 @@ package final class Preserve: Sendable {
         } catch {
             let why = error == .noSpace && store.isOverBound ? Self.overBound : "\(error)"
             becomeInexact("\(what): \(why)")
+        }
+    }
+
+    /// After all has been done for a start: from now on the snapshot outlives the daemon.
+    package func didStart(_ cut: Timestamp) {
+        storing("the journal of the snapshot could not be written") { () throws(Errno) in
+            try store.begin(cut: cut)
+        }
+    }
+
+    /// Appends to the journal what is to be done, or, of a place, has been. Its file is open: whoever the thread is does
+    /// not matter.
+    func note(_ changes: [RecordChange]) {
+        do throws(Errno) {
+            try store.record(changes)
+        } catch {
+            becomeInexact("the journal of the snapshot could not be written: \(error)")
         }
     }
 
@@ -131,9 +129,14 @@ package final class Preserve: Sendable {
             () throws(Errno) in
             try record.firstChange.withLock { (_) throws(Errno) -> Void in
                 if record.contents.withLock({ $0.attributes != nil }) { return }
+                let status = try FileStatus(of: target.descriptor)
+                if target.key.birth != 0, cut.absence?.includes(changeOf: status) == true {
+                    return cut.didChangeBeside(
+                        target.key, "inode \(target.key.inode) was changed while no daemon was there")
+                }
                 let attributes = RecordedAttributes(
-                    status: source.withoutStore(try FileStatus(of: target.descriptor)),
-                    extended: try allExtendedAttributes(target.descriptor))
+                    status: source.withoutStore(status), extended: try allExtendedAttributes(target.descriptor))
+                try store.record([.reference(target.reference), .attributes(target.key, attributes)])
                 record.contents.withLock { $0.attributes = attributes }
                 map.countAreas(1)
             }
@@ -160,7 +163,7 @@ package final class Preserve: Sendable {
             preserveEnd(of: target, record, beforeChangeAt: lower, size: size)
             return true
         }
-        let blocks = blockNumbers(lower..<upper)
+        let blocks = RecordLimits.blockNumbers(lower..<upper)
         let isPreserved = record.contents.withLock { contents in
             contents.isUnreadable || contents.haveChanged(blocks)
         }
@@ -209,6 +212,7 @@ package final class Preserve: Sendable {
                 if record.contents.withLock({ $0.knowsEnd }) { return }
                 guard let reader = try reader(of: target, record) else { return }
                 try preserveHoles(of: record, reader, last..<size, size: size)
+                try store.record([.flags(record.key, .knowsEnd)])
                 record.contents.withLock { $0.knowsEnd = true }
             }
         }
@@ -225,15 +229,12 @@ package final class Preserve: Sendable {
             let first = RecordLimits.blockCount(at)
             let end = data == size ? RecordLimits.blockCount(data) : UInt64(data / block)
             if first < end {
+                try store.record([.holes(record.key, first..<end)])
                 map.countAreas(record.contents.withLock { $0.insert(first..<end) })
             }
             guard data < range.upperBound else { return }
             at = try seek(reader, SEEK_HOLE, from: data) ?? size
         }
-    }
-
-    func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
-        UInt64(range.lowerBound / RecordLimits.blockBytes)..<RecordLimits.blockCount(range.upperBound)
     }
 
     private func preserveData(
@@ -265,6 +266,7 @@ package final class Preserve: Sendable {
                 }
                 let hole = try endOfHole(reader, fromBlock: at, limit: runEnd, size: size)
                 if hole > at {
+                    try store.record([.holes(record.key, at..<hole)])
                     map.countAreas(record.contents.withLock { $0.insert(at..<hole) })
                     at = hole
                     continue
@@ -274,6 +276,7 @@ package final class Preserve: Sendable {
                 let bytes =
                     RecordLimits.offset(ofBlock: at)..<min(RecordLimits.offset(ofBlock: end), size)
                 try store.storeOriginal(of: record.key, from: reader, bytes, clones: clones)
+                try store.record([.data(record.key, at..<end)])
                 map.countAreas(record.contents.withLock { $0.insert(at..<end) })
                 left -= end - at
                 at = end
@@ -311,6 +314,7 @@ package final class Preserve: Sendable {
         } catch .permissionDenied {
             // What the application holds open may be read through its own descriptor.
             if target.isReadable { return target.descriptor }
+            try store.record([.flags(record.key, .isUnreadable)])
             record.contents.withLock { $0.isUnreadable = true }
             return nil
         }
@@ -327,20 +331,27 @@ package final class Preserve: Sendable {
         willChangeAttributes(of: directory)
         guard let record = record(of: directory) else { return }
         let key = FileName(name)
-        let isNew = record.contents.withLock { contents in
-            if contents.entries[key] != nil { return false }
-            contents.entries[key] = entry
-            return true
+        if record.contents.withLock({ $0.entries[key] != nil }) { return }
+        record.firstChange.withLock { _ in
+            if record.contents.withLock({ $0.entries[key] != nil }) { return }
+            note([.name(in: record.key, key, entry)])
+            record.contents.withLock { $0.entries[key] = entry }
+            map.countAreas(1)
         }
-        if isNew { map.countAreas(1) }
     }
 
-    /// After an inode was made: it is not in the snapshot.
+    /// After an inode was made: it is not in the snapshot. Nor is it without this: the name that it was made under is
+    /// recorded as absent by then, and so is each that it gets later, before it gets it.
     package func didMake(_ status: FileStatus) {
         guard end.isRecording, status.device == source.device else { return }
         if let scope, !status.isDirectory, !scope.owns(status) { return }
-        if !map.insertBorn(InodeKey(status)) {
-            becomeInexact("inode number \(status.inode) was used again within one tick of the clock")
+        didMake(InodeReference(status, handle: FileHandle()))
+    }
+
+    private func didMake(_ reference: InodeReference) {
+        note([.born(reference)])
+        if !map.insertBorn(reference.key) {
+            becomeInexact("inode number \(reference.key.inode) was used again within one tick of the clock")
         }
     }
 }

@@ -12,18 +12,12 @@ package struct SnapshotTree: Sendable {
     package static let inodeBit: UInt64 = 1 << 62
 
     package let overlay: OverlayView
-    private let end: SnapshotEnd
-    /// Whose files are shown; nil: everybody's.
-    private let scope: SnapshotScope?
-    private let leading: LeadingDirectories
-    private let preserve: Preserve
+    private let cut: SnapshotCut
+    private var end: SnapshotEnd { cut.end }
 
-    package init(_ preserve: Preserve) {
-        self.preserve = preserve
-        overlay = preserve.overlay
-        end = preserve.end
-        scope = preserve.scope
-        leading = preserve.leading
+    package init(_ cut: SnapshotCut) {
+        self.cut = cut
+        overlay = cut.overlay
     }
 
     private func checked<Result>(
@@ -39,10 +33,11 @@ package struct SnapshotTree: Sendable {
             case .permissionDenied:
                 // The kernel has granted this by the modes of the cut; an ordinary user's daemon is refused, since the
                 // live ones have changed.
-                _ = end.becomeIncomplete("a file could not be read: its mode has changed since the cut")
+                cut.becomeIncomplete(
+                    "a file could not be read: its mode has changed since the cut", tells: false)
                 throw .ioError
             case .ioError:
-                _ = end.becomeIncomplete("a file could not be read: \(error)")
+                cut.becomeIncomplete("a file could not be read: \(error)", tells: false)
                 throw error
             default: throw error
             }
@@ -107,7 +102,7 @@ package struct SnapshotTree: Sendable {
     ) throws(Errno) -> InodeReference {
         if !isCovered(reference) { throw .noSuchFileOrDirectory }
         return try checked { () throws(Errno) in
-            guard let scope else { return try overlay.entry(in: reference, directory, name) }
+            guard let scope = cut.scope else { return try overlay.entry(in: reference, directory, name) }
             return try overlay.entry(in: reference, directory, name, scope)
         }
     }
@@ -117,8 +112,8 @@ package struct SnapshotTree: Sendable {
     ) throws(Errno) -> Listing {
         if !isCovered(reference) { return Listing() }
         return try checked { () throws(Errno) in
-            guard let scope else { return try overlay.listing(of: reference, directory) }
-            return try overlay.listing(of: reference, directory, scope, leading, check: end.check)
+            guard let scope = cut.scope else { return try overlay.listing(of: reference, directory) }
+            return try overlay.listing(of: reference, directory, scope, cut.leading, check: end.check)
         }
     }
 
@@ -130,8 +125,8 @@ package struct SnapshotTree: Sendable {
             do throws(Errno) {
                 return try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
             } catch .ioError {
-                if preserve.wasRead(offset..<max(offset, min(size, offset + Int64(buffer.count))), of: key) {
-                    preserve.becomeIncomplete(
+                if cut.wasRead(offset..<max(offset, min(size, offset + Int64(buffer.count))), of: key) {
+                    cut.becomeIncomplete(
                         "inode \(key.inode) was read again after it had been read and changed: a single pass was asked for"
                     )
                 }
@@ -141,11 +136,11 @@ package struct SnapshotTree: Sendable {
     }
 
     /// Whether the backup reads every file once, so that it matters what it has read.
-    package var isSinglePass: Bool { preserve.isSinglePass }
+    package var isSinglePass: Bool { cut.singlePass != nil }
 
     /// After whole blocks of a file have been read by the backup itself.
     package func didRead(_ blocks: Range<UInt64>, of key: InodeKey) {
-        preserve.didRead(blocks, of: key)
+        cut.didRead(blocks, of: key)
     }
 
     package func seek(

@@ -27,11 +27,11 @@ package final class ForeignChanges: Sendable {
         self.isKnown.mutex.withLock { $0 = isKnown }
     }
 
-    /// Makes a watch that tells `preserve`. Where the file system cannot be watched, there is none.
-    func prepare(_ preserve: Preserve) {
+    /// Makes a watch that tells `cut`. Where the file system cannot be watched, there is none.
+    func prepare(_ cut: SnapshotCut) {
         do throws(Errno) {
             let made = try ChangeWatch(source: mount, ownProcess: getpid()) { [source, isKnown] change in
-                Self.tell(change, source, preserve) { status in
+                Self.tell(change, source, cut) { status in
                     isKnown.mutex.withLock { $0 }?(status) ?? false
                 }
             }
@@ -67,11 +67,11 @@ package final class ForeignChanges: Sendable {
     }
 
     private static func tell(
-        _ change: ForeignChange, _ source: SourceTree, _ preserve: Preserve,
+        _ change: ForeignChange, _ source: SourceTree, _ cut: SnapshotCut,
         _ isKnown: @Sendable (FileStatus) -> Bool
     ) {
         if change.kinds.contains(.lost) {
-            return preserve.becomeInexact(
+            return cut.becomeInexact(
                 "the source was changed past the mount, so fast that it was not seen what")
         }
         var concerned: [FileHandle] = []
@@ -81,13 +81,13 @@ package final class ForeignChanges: Sendable {
             do throws(Errno) {
                 let inode = try handle.open(mount: source.root, O_PATH)
                 let status = try FileStatus(of: inode)
-                if change.kinds == .data && preserve.isPlainlyOthers(status) { continue }
+                if change.kinds == .data && cut.isPlainlyOthers(status) { continue }
                 // A file of which nobody knows the name may be one that lies elsewhere: not, if it came by this mount.
-                preserve.didChangeBeside(
+                cut.didChangeBeside(
                     InodeKey(status), marks: change.isCertain || isKnown(status), message(change))
             } catch {
                 // It is gone, so that the snapshot cannot open it either; its directory is concerned too.
-                if change.isCertain { preserve.becomeIncomplete(message(change)) }
+                if change.isCertain { cut.becomeIncomplete(message(change)) }
             }
         }
     }

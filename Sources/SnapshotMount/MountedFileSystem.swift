@@ -45,7 +45,7 @@ package final class MountedFileSystem: FileSystemOperations {
         }
         lifecycle.observe(
             SnapshotLifecycle.Observer(
-                didStart: { [snapshots] preserve in snapshots.begin(preserve) },
+                didStart: { [snapshots] cut in snapshots.begin(cut) },
                 releaseDescriptors: { [snapshots] in snapshots.releaseDescriptors() },
                 didStop: { [snapshots] in snapshots.end() },
                 forget: { [snapshots] in
@@ -64,7 +64,9 @@ package final class MountedFileSystem: FileSystemOperations {
                         // No thread is to be had: the space comes back when a write needs it, or at the stop.
                         didBecomeInexact(reason)
                     }
-                }))
+                },
+                openUnnamed: { [live] reference in live.nodes.pinned(reference) },
+                didDiscard: { [live] map in live.didDiscard(map, session) }))
     }
 
     private func isSnapshot(_ node: UInt64) -> Bool { node & NodeTable.snapshotBit != 0 }
@@ -178,7 +180,7 @@ package final class MountedFileSystem: FileSystemOperations {
     ) throws(Errno) {
         try refuseInSnapshot(parent)
         try refuseInSnapshot(newParent)
-        try live.rename(parent, name, newParent, newName, flags)
+        try live.rename(context, parent, name, newParent, newName, flags)
     }
 
     package func link(
@@ -223,7 +225,7 @@ package final class MountedFileSystem: FileSystemOperations {
         if isSnapshot(node) {
             return try snapshots.read(handle, size: size, offset: offset, isOwn: isOwn)
         }
-        return try live.read(handle, offset: offset)
+        return try live.read(handle, size: size, offset: offset)
     }
 
     package func write(
@@ -246,7 +248,8 @@ package final class MountedFileSystem: FileSystemOperations {
 
     package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
         if isSnapshot(node) { return }
-        let file = Handle.object(handle, as: OpenFile.self)
+        let file = try live.file(handle)
+        if let redirect = lifecycle.redirect { return try redirect.synchronize(file.reference) }
         try live.restoreTimes(file)
         try live.synchronize(try file.descriptor(), dataOnly: dataOnly)
     }
@@ -312,8 +315,9 @@ package final class MountedFileSystem: FileSystemOperations {
         node: UInt64, handle: UInt64, dataOnly: Bool
     ) throws(Errno) {
         if isSnapshot(node) { return }
+        if let redirect = lifecycle.redirect { return try redirect.synchronize(nil) }
         let directory = Handle.object(handle, as: OpenDirectory.self)
-        try live.synchronize(directory.descriptor, dataOnly: dataOnly)
+        try live.synchronize(try directory.descriptor(), dataOnly: dataOnly)
     }
 
     // MARK: Extended attributes
@@ -332,29 +336,23 @@ package final class MountedFileSystem: FileSystemOperations {
         guard isSnapshot(node) else {
             return try live.extendedAttribute(node, name, into: buffer)
         }
-        return try Self.fill(buffer, with: try snapshots.extendedAttributes(node).value(FileName(name)))
+        return try LiveView.fill(buffer, with: try snapshots.extendedAttributes(node).value(FileName(name)))
     }
 
     package func extendedAttributeNames(
-        node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ context: RequestContext, node: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        guard isSnapshot(node) else {
-            return try live.extendedAttributeNames(node, into: buffer)
+        let names =
+            try isSnapshot(node) ? snapshots.extendedAttributes(node).names : live.extendedAttributeNames(node)
+        var shown = names
+        // A file system lists these to those who may read them; the daemon, which lists them all, is asked for anybody.
+        if names.contains(where: Self.isTrusted), !mayAdminister(context.process, as: context.user) {
+            shown.removeAll(where: Self.isTrusted)
         }
-        let names = try snapshots.extendedAttributes(node).names.flatMap { name in
-            name.withCString { UnsafeRawBufferPointer(start: $0, count: name.length + 1).map { $0 } }
-        }
-        return try Self.fill(buffer, with: names)
+        return try LiveView.fill(buffer, with: shown)
     }
 
-    private static func fill(
-        _ buffer: UnsafeMutableRawBufferPointer, with bytes: [UInt8]
-    ) throws(Errno) -> Int {
-        if buffer.isEmpty { return bytes.count }
-        guard bytes.count <= buffer.count else { throw .outOfRange }
-        buffer.copyBytes(from: bytes)
-        return bytes.count
-    }
+    private static func isTrusted(_ name: FileName) -> Bool { name.hasPrefix("trusted.") }
 
     package func removeExtendedAttribute(
         _ context: RequestContext, node: UInt64, _ name: UnsafePointer<CChar>

@@ -7,10 +7,11 @@ package import SystemPackage
 
 /// The snapshot that is active, and how one begins and ends: the phases of the daemon.
 ///
-/// idle -> active, by `start`; active -> idle, by `stop`. A snapshot that became inexact stays active (its reads
+/// idle -> active, by `start`; active -> idle, by `stop`. In redirect active -> merging -> idle: the snapshot is over when
+/// the merge begins, and changes are redirected until it ends. A snapshot that became inexact stays active (its reads
 /// fail) until it is stopped, so that nobody takes its absence for success.
 ///
-/// `current` changes only while the gate is closed, so an operation that looks inside the gate sees one snapshot for
+/// `current` and `redirect` change only while the gate is closed, so an operation that looks inside the gate sees one snapshot for
 /// its whole duration. Order of locks: `transitions`, then the gate.
 package final class SnapshotLifecycle: Sendable {
     /// What a start tells.
@@ -26,6 +27,10 @@ package final class SnapshotLifecycle: Sendable {
     /// Why no snapshot began; nothing has changed then.
     package enum StartFailure: Error, Sendable, Equatable {
         case isActive
+        /// What an earlier one redirected is still being merged.
+        case isMerging
+        /// What an earlier one redirected could not be merged, and has to be first.
+        case isUnmerged(Errno)
         /// Its place in the store could not be made.
         case store(Errno)
         /// The writers could not be frozen within the limits.
@@ -58,40 +63,72 @@ package final class SnapshotLifecycle: Sendable {
         package let wasWatchingSource: Bool
     }
 
-    private final class Generation: Sendable {
-        let preserve: Preserve
+    /// How a mount keeps a snapshot: `Preserve` or `Redirect`.
+    package enum Embodiment: Sendable {
+        case preserve(Preserve)
+        case redirect(Redirect)
+
+        /// What the snapshot shows.
+        var cut: SnapshotCut {
+            switch self {
+            case .preserve(let preserve): preserve.cut
+            case .redirect(let redirect): redirect.cut
+            }
+        }
+
+    }
+
+    final class Generation: Sendable {
+        let embodiment: Embodiment
         let cut: Timestamp
         let serial: UInt64
         let bytesRead = Atomic<UInt64>(0)
         /// Whether the store's space was given back before the end.
         let isDiscarded = Atomic<Bool>(false)
 
-        init(_ preserve: Preserve, cut: Timestamp, serial: UInt64) {
-            self.preserve = preserve
+        init(_ embodiment: Embodiment, cut: Timestamp, serial: UInt64) {
+            self.embodiment = embodiment
             self.cut = cut
             self.serial = serial
         }
+
+        var preserve: Preserve? {
+            if case .preserve(let preserve) = embodiment { preserve } else { nil }
+        }
+
+        var end: SnapshotEnd { embodiment.cut.end }
     }
 
     package let gate = OperationGate()
     package let source: SourceTree
-    private let store: Store
-    private let credentials: Credentials
-    private let deltaBytesMax: UInt64?
+    let store: Store
+    let credentials: Credentials
+    let deltaBytesMax: UInt64?
+    /// Whether snapshots are kept by redirecting changes.
+    package let redirects: Bool
     /// Held by whoever changes the phase or gives space back, across I/O; never by a worker inside the gate.
-    private let transitions = Mutex<Void>(())
-    private let generation = MutexBox<Generation?>(nil)
-    private let observer = MutexBox<Observer?>(nil)
+    let transitions = Mutex<Void>(())
+    let generation = MutexBox<Generation?>(nil)
+    /// Where changes go in redirect, from the start of a snapshot until its merge has ended.
+    let redirecting = MutexBox<Redirect?>(nil)
+    let merging = MutexBox<MergeProgress?>(nil)
+    /// Why the last merge ended before its end; nil where it did not.
+    let mergeFailure = Mutex<Errno?>(nil)
+    let committer = PeriodicThread()
+    let vanished = VanishedInodes()
+    /// This boot and this mount of the source; nil where snapshots are not redirected, and nothing is to be taken up.
+    let boot: BootIdentity?
+    let observer = MutexBox<Observer?>(nil)
     private let freezer = MutexBox<Freezer?>(nil)
     /// Nil where the source cannot be watched.
     let foreignChanges: ForeignChanges?
     private let lastFreeze = Mutex<Freezer.Report?>(nil)
     /// Of the last snapshot.
-    private let serial = Atomic<UInt64>(0)
+    let serial = Atomic<UInt64>(0)
 
     /// Who is told of the phases, apart from workers: the view that has to make the kernel forget.
     package struct Observer: Sendable {
-        package var didStart: @Sendable (Preserve) -> Void
+        package var didStart: @Sendable (SnapshotCut) -> Void
         /// The snapshot can be read no more: nothing of it may be held open.
         package var releaseDescriptors: @Sendable () -> Void
         /// The snapshot has ended: nothing of it may be served any more.
@@ -101,12 +138,18 @@ package final class SnapshotLifecycle: Sendable {
         package var forget: @Sendable () -> Void
         /// The snapshot has become inexact, for the reason given. Called by a worker: must not wait.
         package var didBecomeInexact: @Sendable (String) -> Void
+        /// Opens an inode that has no name any more, where the kernel remembers it.
+        package var openUnnamed: @Sendable (InodeReference) -> Descriptor?
+        /// The live tree has been set back to the cut: the kernel is to forget what that concerns. As `forget`.
+        package var didDiscard: @Sendable (DeltaMap) -> Void
     }
 
     package init(
         source: SourceTree, store: Store, credentials: Credentials, deltaBytesMax: UInt64?,
-        foreignChanges: ForeignChanges? = nil
+        redirects: Bool = false, boot: BootIdentity? = nil, foreignChanges: ForeignChanges? = nil
     ) {
+        self.redirects = redirects
+        self.boot = boot
         self.foreignChanges = foreignChanges
         self.source = source
         self.store = store
@@ -126,77 +169,127 @@ package final class SnapshotLifecycle: Sendable {
     /// What the last cut cost the applications; nil before the first.
     package var lastReport: Freezer.Report? { lastFreeze.withLock { $0 } }
 
-    /// The snapshot that is active.
-    package var current: Preserve? { generation.mutex.withLock { $0?.preserve } }
+    /// The snapshot that is active and has to be preserved from changes.
+    package var current: Preserve? {
+        redirects ? nil : generation.mutex.withLock { $0?.preserve }
+    }
+
+    /// Where changes go, and what applications see; nil where the source is changed as it is.
+    package var redirect: Redirect? {
+        redirects ? redirecting.mutex.withLock { $0 } : nil
+    }
 
     /// What there is to tell of the snapshot that is active; nil where none is.
     package var summary: Summary? {
         generation.mutex.withLock { $0 }.map { Self.summary($0) }
     }
 
-    private static func summary(_ generation: Generation) -> Summary {
-        Summary(
-            cut: generation.cut, inexactReason: generation.preserve.end.inexactReason,
-            isOverflowed: !generation.preserve.end.isRecording,
-            deltaBytes: generation.preserve.store.storedBytes,
-            changedAreas: generation.preserve.map.changedAreas,
+    /// `sealed`: in redirect the layer of the snapshot, where another lies on it by now.
+    static func summary(_ generation: Generation, _ sealed: Layer? = nil) -> Summary {
+        let cut = generation.embodiment.cut
+        let (bytes, peak, areas) =
+            switch generation.embodiment {
+            case .preserve(let preserve):
+                (preserve.store.storedBytes, preserve.store.peakBytes, preserve.map.changedAreas)
+            case .redirect(let redirect):
+                (sealed ?? redirect.stack.top).amount
+            }
+        return Summary(
+            cut: generation.cut, inexactReason: cut.end.inexactReason, isOverflowed: !cut.end.isRecording,
+            deltaBytes: bytes, changedAreas: areas,
             bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
-            deltaPeakBytes: generation.preserve.store.peakBytes, scope: generation.preserve.scope,
-            releasedBytes: generation.preserve.released.map { $0.count * UInt64(RecordLimits.blockBytes) })
+            deltaPeakBytes: peak, scope: cut.scope,
+            releasedBytes: cut.singlePass.map { $0.released.count * UInt64(RecordLimits.blockBytes) })
     }
 
     package func countBytesRead(_ number: Int) {
         generation.mutex.withLock { $0 }?.bytesRead.add(UInt64(number), ordering: .relaxed)
     }
 
-    /// Freezes the writers and takes the cut.
+    /// Freezes the writers and takes the cut. `scope`: of these users' files; `singlePass`: what has been read need not be
+    /// kept. Both in preserve alone.
     package func start(
         _ limits: Freezer.Limits, of scope: SnapshotScope? = nil, singlePass: Bool = false
     ) throws(StartFailure) -> Started {
         try transitions.withLock { (_) throws(StartFailure) -> Started in
-            if current != nil { throw .isActive }
-            let delta = try makeDelta()
-            let preserve = Preserve(
-                source: source, store: delta, credentials: credentials, scope: scope, isSinglePass: singlePass
-            ) { [observer] reason in
-                observer.mutex.withLock { $0 }?.didBecomeInexact(reason)
+            if generation.mutex.withLock({ $0 }) != nil { throw .isActive }
+            if redirects && (scope != nil || singlePass) {
+                preconditionFailure("in redirect a snapshot is of everybody's files, and keeps them all")
+            }
+            if redirect != nil {
+                throw mergeFailure.withLock { $0 }.map { .isUnmerged($0) } ?? .isMerging
             }
             let number = serial.add(1, ordering: .relaxed).newValue
-            let (cut, report) = try takeCut(limits, preserve, number)
+            let embodiment = try makeEmbodiment(number, scope, singlePass)
+            let (cut, report) = try takeCut(limits, embodiment, number)
             lastFreeze.withLock { $0 = report }
-            observer.mutex.withLock { $0 }?.didStart(preserve)
+            observer.mutex.withLock { $0 }?.didStart(embodiment.cut)
+            if case .redirect(let redirect) = embodiment { keepDurable(redirect) }
             return Started(cut: cut, freeze: report, serial: number)
         }
     }
 
-    private func makeDelta() throws(StartFailure) -> DeltaStore {
+    private func makeEmbodiment(
+        _ serial: UInt64, _ scope: SnapshotScope?, _ isSinglePass: Bool
+    ) throws(StartFailure) -> Embodiment {
         do throws(Errno) {
             try credentials.assumeDaemon()
-            return try DeltaStore(in: store, bytesMax: deltaBytesMax)
+            if redirects { return .redirect(try makeRedirect(serial)) }
+            let whyUnjournaled = Self.whyUnjournaled(scope, isSinglePass)
+            let head =
+                whyUnjournaled != nil
+                ? nil
+                : boot.map { boot in
+                    JournalHead(
+                        embodiment: .preserve, layer: serial, isContinued: false, source: source.rootReference.key,
+                        cut: .current, serial: serial, boot: boot)
+                }
+            return .preserve(
+                Preserve(
+                    source: source,
+                    store: try DeltaStore(
+                        in: store, bytesMax: deltaBytesMax, head: head, whyUnjournaled: whyUnjournaled),
+                    credentials: credentials, scope: scope, isSinglePass: isSinglePass,
+                    didBecomeInexact: tellInexact))
         } catch {
             throw .store(error)
         }
     }
 
+    /// Whose files a snapshot is of, and what of it has been read and given up, is in no journal: after a kill it could not
+    /// be known to be exact.
+    private static func whyUnjournaled(_ scope: SnapshotScope?, _ isSinglePass: Bool) -> String? {
+        if scope != nil { return "it was of some users' files (--user, --group), and of such no journal is kept" }
+        return isSinglePass ? "it was for a single pass (--single-pass), and of such no journal is kept" : nil
+    }
+
+    /// Tells that a snapshot has become inexact.
+    var tellInexact: @Sendable (String) -> Void {
+        { [observer] reason in observer.mutex.withLock { $0 }?.didBecomeInexact(reason) }
+    }
+
     private func takeCut(
-        _ limits: Freezer.Limits, _ preserve: Preserve, _ serial: UInt64
+        _ limits: Freezer.Limits, _ embodiment: Embodiment, _ serial: UInt64
     ) throws(StartFailure) -> (Timestamp, Freezer.Report) {
-        let begin = { [generation, foreignChanges] in
+        let begin = { [generation, redirecting, foreignChanges] in
             foreignChanges?.begin()
             let now = Timestamp.current
-            generation.mutex.withLock { $0 = Generation(preserve, cut: now, serial: serial) }
+            if case .redirect(let redirect) = embodiment { redirecting.mutex.withLock { $0 = redirect } }
+            generation.mutex.withLock { $0 = Generation(embodiment, cut: now, serial: serial) }
             return now
         }
         guard let freezer = freezer.mutex.withLock({ $0 }) else {
             preconditionFailure("a snapshot is started once the mount is served")
         }
-        foreignChanges?.prepare(preserve)
+        foreignChanges?.prepare(embodiment.cut)
         do throws(Freezer.Obstacle) {
-            return try freezer.freeze(limits, of: preserve.scope, begin)
+            let (cut, report) = try freezer.freeze(limits, of: embodiment.cut.scope, begin)
+            if case .preserve(let preserve) = embodiment { preserve.didStart(cut) }
+            return (cut, report)
         } catch {
             foreignChanges?.end()
             do throws(Errno) {
-                try preserve.store.discard()
+                try discard(embodiment)
             } catch {
                 // The next start, or mount, removes what is left; the obstacle is what the user must know.
             }
@@ -204,31 +297,50 @@ package final class SnapshotLifecycle: Sendable {
         }
     }
 
+    /// Gives back what the store holds for a snapshot that never was.
+    private func discard(_ embodiment: Embodiment) throws(Errno) {
+        switch embodiment {
+        case .preserve(let preserve): try preserve.store.discard()
+        case .redirect(let redirect): try store.removeLayer(redirect.stack.top.number)
+        }
+    }
+
     /// Ends the snapshot, that of number `only` if it is given, and gives its space back. Throws ENODATA where it is
     /// not active, and what removing the
     /// store's files threw: the snapshot has ended then all the same. `isServing` false: no worker answers the
     /// kernel any more, so it is not spoken to.
-    package func stop(only: UInt64? = nil, isServing: Bool = true) throws(Errno) -> Ended {
+    package func stop(
+        only: UInt64? = nil, isServing: Bool = true, report: @escaping (MergeProgress) -> Void = { _ in }
+    ) throws(Errno) -> Ended {
+        if redirects {
+            return try transitions.withLock { (_) throws(Errno) in
+                try stopRedirect(only: only, isServing: isServing, report)
+            }
+        }
         let (ended, problem) = try transitions.withLock { (_) throws(Errno) -> (Ended, Errno?) in
-            guard let ending = generation.mutex.withLock({ $0 }), only == nil || only == ending.serial
+            guard let ending = generation.mutex.withLock({ $0 }), only == nil || only == ending.serial,
+                let preserve = ending.preserve
             else { throw .noData }
             let wasWatching = isWatchingSource
             foreignChanges?.finish()
+            // A daemon that is killed from now on leaves no snapshot.
+            let forsaking = Result { () throws(Errno) in try preserve.store.forsake() }
             // First its readers learn of it, then changes go by unrecorded (`SnapshotEnd`).
             let summary = gate.withClosed {
                 let summary = Self.summary(ending)
-                ending.preserve.end.end()
+                preserve.end.end()
                 generation.mutex.withLock { $0 = nil }
                 return summary
             }
             foreignChanges?.end()
             observer.mutex.withLock { $0 }?.didStop()
             let ended = Ended(
-                summary: summary, end: .current, changes: ending.preserve.changes,
+                summary: summary, end: .current, changes: preserve.changes,
                 wasWatchingSource: wasWatching)
             do throws(Errno) {
                 try credentials.assumeDaemon()
-                try ending.preserve.store.discard()
+                try preserve.store.discard()
+                try forsaking.get()
                 return (ended, nil)
             } catch {
                 return (ended, error)
@@ -244,7 +356,9 @@ package final class SnapshotLifecycle: Sendable {
     /// at the end of that.
     package func changes(_ emit: (Change) -> Bool) throws(ChangesFailure) -> Summary {
         guard let now = generation.mutex.withLock({ $0 }) else { throw .ended }
-        var finder = ChangeFinder(now.preserve)
+        // In redirect the map holds what is now, not what was.
+        guard let preserve = now.preserve else { throw .notKept }
+        var finder = ChangeFinder(preserve)
         try finder.forEach(emit)
         return Self.summary(now)
     }
@@ -281,21 +395,28 @@ package final class SnapshotLifecycle: Sendable {
     @discardableResult
     package func discardInexact() -> Bool {
         transitions.withLock { _ in
-            guard let now = generation.mutex.withLock({ $0 }), !now.preserve.end.isRecording,
-                !now.isDiscarded.exchange(true, ordering: .sequentiallyConsistent)
+            guard let now = generation.mutex.withLock({ $0 }), let preserve = now.preserve,
+                !preserve.end.isRecording, !now.isDiscarded.exchange(true, ordering: .sequentiallyConsistent)
             else { return false }
             // Operations that began before it became inexact may still be storing.
             gate.withClosed {}
             // A removed file's space is free once nobody holds the file.
             observer.mutex.withLock { $0 }?.releaseDescriptors()
-            now.preserve.willRemoveGraves()
+            preserve.willRemoveGraves()
             do throws(Errno) {
                 try credentials.assumeDaemon()
-                try now.preserve.store.discard()
+                try preserve.store.discard()
                 return true
             } catch {
                 return false
             }
         }
+    }
+}
+
+extension Layer {
+    /// Bytes stored, now and at the most, and areas changed.
+    fileprivate var amount: (bytes: UInt64, peak: UInt64, areas: UInt64) {
+        (files.storedBytes, files.storedBytes, map.changedAreas)
     }
 }

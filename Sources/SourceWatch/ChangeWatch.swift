@@ -57,7 +57,8 @@ package final class ChangeWatch: Sendable {
         report: @escaping @Sendable (ForeignChange) -> Void
     ) throws(Errno) {
         self.source = source
-        let group = Descriptor(owning: try checked { cl_change_group(queue == .unlimited ? 1 : 0) })
+        let group = Descriptor(
+            owning: try SpareDescriptors.checked { cl_change_group(queue == .unlimited ? 1 : 0) })
         _ = try FileHandle(of: source.directory)
         try checked { cl_ignore_writes_through(group.raw, source.directory.raw) }
         self.group = group
@@ -105,7 +106,7 @@ private final class ChangeLoop: Sendable {
         group: Descriptor, filter: ChangeFilter, report: @escaping @Sendable (ForeignChange) -> Void
     ) throws(Errno) {
         var ends: (Int32, Int32) = (-1, -1)
-        try checked {
+        try SpareDescriptors.checked {
             withUnsafeMutableBytes(of: &ends) {
                 pipe2($0.baseAddress?.assumingMemoryBound(to: Int32.self), O_CLOEXEC | O_NONBLOCK)
             }

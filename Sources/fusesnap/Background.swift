@@ -2,7 +2,7 @@ internal import ArgumentParser
 internal import Glibc
 internal import SystemPackage
 
-/// Runs the daemon in the background: the same command, started anew in a session of its own, with
+/// Runs the daemon in the background: the same command, started anew, which takes a session of its own once it serves, with
 /// a pipe on which it says that it is ready. Not by fork, which would take threads and locks
 /// halfway along.
 enum Background {
@@ -43,7 +43,7 @@ enum Background {
         }
         posix_spawnattr_setsigmask(&attributes, &none)
         posix_spawnattr_setsigdefault(&attributes, &defaults)
-        let flags = POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF
+        let flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF
         posix_spawnattr_setflags(&attributes, Int16(flags))
 
         var child: pid_t = 0
@@ -107,8 +107,13 @@ enum Background {
 
     // MARK: In the child
 
-    /// Lets go of the terminal and the working directory; from now on the log goes to syslog.
+    /// Lets go of the terminal, the session and the working directory; from now on the log goes to syslog.
+    ///
+    /// Not before the mount is made: at an automount only systemd's own process group, in which it starts mount(8), may
+    /// look at the mount point until then. Anybody else waits for the mount.
     static func detach() {
+        // A child in its parent's group leads none, so that this cannot fail.
+        setsid()
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
         if null >= 0 {
             for descriptor: Int32 in 0...2 { dup2(null, descriptor) }

@@ -152,9 +152,10 @@ struct CommandRun {
         let error = obstacle.error
         switch obstacle.stage {
         case CL_EXECUTING:
+            let advice = error == .noSuchFileOrDirectory ? "; is it installed, and its directory in PATH?" : ""
             return Failure(
-                code: error == .noSuchFileOrDirectory ? .notFound : .notExecutable, message: "\(attempt): \(error)"
-            )
+                code: error == .noSuchFileOrDirectory ? .notFound : .notExecutable,
+                message: "\(attempt): \(error)\(advice)")
         case CL_DIRECTORY:
             return Failure(
                 code: .runFailed,

@@ -26,10 +26,11 @@ struct ControlChanged: ParsableCommand {
     }
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
+        let attempt = "cannot list the changes of \(mountpoint)"
+        let target = try MountTarget(mountpoint, attempt)
         // All of it is taken first: the daemon gives a client up that reads as slowly as a person does.
         var items: [ChangeItem] = []
-        let report = try target.request("cannot list the changes of \(mountpoint)") {
+        let report = try target.request(attempt) {
             client throws(ControlClientError) in
             try client.changed { items.append($0) }
         }

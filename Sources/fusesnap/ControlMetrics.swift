@@ -1,7 +1,5 @@
 internal import ArgumentParser
 internal import ControlSocket
-internal import Glibc
-internal import SystemPackage
 
 struct ControlMetrics: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -22,33 +20,12 @@ struct ControlMetrics: ParsableCommand {
 
     func run() throws {
         let text = Metrics(try MountListing.current()).text
-        guard let output else { return print(text, terminator: "") }
-        do throws(Errno) {
-            try Self.replace(output, with: text)
-        } catch {
-            throw CommandFailure("cannot write the metrics to \(output): \(error)")
-        }
-    }
-
-    /// Writes a new file beside the old one, then renames it, so that a reader sees one or the other.
-    private static func replace(_ path: String, with text: String) throws(Errno) {
-        let temporary = "\(path).\(getpid()).tmp"
-        let raw = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o644)
-        if raw < 0 { throw Errno(rawValue: errno) }
-        do throws(Errno) {
-            defer { close(raw) }
+        guard let output else { return try StandardOutput.write(text.utf8) }
+        do throws(OutputFile.Problem) {
             // The collector is another user.
-            if fchmod(raw, 0o644) != 0 { throw Errno(rawValue: errno) }
-            var rest = ArraySlice(text.utf8)
-            while !rest.isEmpty {
-                let count = rest.withUnsafeBytes { Glibc.write(raw, $0.baseAddress, $0.count) }
-                if count < 0 && errno != EINTR { throw Errno(rawValue: errno) }
-                rest = rest.dropFirst(max(0, count))
-            }
-            if rename(temporary, path) != 0 { throw Errno(rawValue: errno) }
+            try OutputFile(output, mode: 0o644).write(text)
         } catch {
-            unlink(temporary)
-            throw error
+            throw CommandFailure("cannot write the metrics to \(output): \(error.text)")
         }
     }
 }
@@ -85,6 +62,12 @@ struct Metrics {
         },
         Family(name: "delta_limit_bytes", help: "What may be kept for a snapshot (--max-delta).", unit: "bytes") {
             $0.status?.deltaBytesMax.map { Double($0) }
+        },
+        Family(name: "merge_bytes", help: "What the merge that goes on has to put in its place.", unit: "bytes") {
+            $0.status?.merge.map { Double($0.bytesTotal) }
+        },
+        Family(name: "merge_done_bytes", help: "What of that it has put there.", unit: "bytes") {
+            $0.status?.merge.map { Double($0.bytesDone) }
         },
         Family(
             name: "snapshot_changed_areas", help: "Blocks, names and sets of attributes changed since the start."

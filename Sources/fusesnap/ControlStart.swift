@@ -43,7 +43,7 @@ struct ControlStart: ParsableCommand {
         } catch {
             throw CommandFailure("cannot start a snapshot of \(mountpoint): no descriptor for signals: \(error)")
         }
-        let target = try MountTarget(mountpoint)
+        let target = try MountTarget(mountpoint, "cannot start a snapshot of \(mountpoint)")
         var start = try SnapshotStart(target, stall, hooks, signals)
         start.options = try scope.resolve(start.options)
         start.options.ttlSeconds = ttl?.seconds
@@ -54,14 +54,17 @@ struct ControlStart: ParsableCommand {
         var client = try connect(target)
         var report = try start.start(&client)
         withExtendedLifetime(holder) {}
-        if json {
-            report.schema = report.schema ?? StartReport.currentSchema
-            print(report.jsonText)
-            return
-        }
+        report.schema = report.schema ?? StartReport.currentSchema
         let place = report.snapshotDirectory ?? "\(target.mountpoint)/.snapshot"
         let whose = ScopeOptions.text(users: report.users, groups: report.groups).map { " of \($0)" } ?? ""
-        print("Snapshot\(whose) started at \(report.started); read it at \(place)")
+        do throws(CommandFailure) {
+            try StandardOutput.writeLine(
+                json ? report.jsonText : "Snapshot\(whose) started at \(report.started); read it at \(place)")
+        } catch {
+            // An exit code other than 0 means that there is none.
+            start.end(&client, report)
+            throw CommandFailure("\(error.message); the snapshot has been ended again")
+        }
     }
 
     private func boundHolder() throws(CommandFailure) -> ProcessIdentity? {

@@ -32,13 +32,13 @@ struct ControlStatus: ParsableCommand {
     }
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
+        let target = try MountTarget(mountpoint, "cannot get the status of \(mountpoint)")
         if watch {
             var watching = StatusWatch(target, interval: .seconds(interval ?? 1), isJSON: json)
             return try watching.run()
         }
         let status = try Self.status(of: target)
-        print(json ? status.jsonText : StatusSummary(status).text)
+        try StandardOutput.writeLine(json ? status.jsonText : StatusSummary(status).text)
     }
 
     static func status(of target: MountTarget) throws(CommandFailure) -> Status {

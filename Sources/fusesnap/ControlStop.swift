@@ -1,6 +1,5 @@
 internal import ArgumentParser
 internal import ControlSocket
-internal import Glibc
 
 struct ControlStop: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -18,10 +17,11 @@ struct ControlStop: ParsableCommand {
     var mountpoint: String
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
         let attempt = "cannot stop the snapshot of \(mountpoint)"
+        let target = try MountTarget(mountpoint, attempt)
         let options = StopOptions(discard: discard)
         let meter = ProgressMeter()
+        defer { meter.end() }
         let report = try target.request(attempt) { client throws(ControlClientError) in
             if discard, try client.status().mode == Mode.preserve.rawValue {
                 throw .failure(
@@ -34,13 +34,12 @@ struct ControlStop: ParsableCommand {
             return try client.stop(options) { meter.show($0) }
         }
         meter.end()
-        if json {
-            print(report.jsonText)
-        } else {
-            let size = ByteSize(bytes: report.deltaBytes).text
-            print(
-                "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
-            )
+        var unwritten: CommandFailure?
+        do throws(CommandFailure) {
+            try StandardOutput.writeLine(json ? report.jsonText : Self.text(report))
+        } catch {
+            unwritten = CommandFailure(
+                "the snapshot of \(mountpoint) has ended, but its report is lost: \(error.message)")
         }
         if !report.exact {
             let reason = report.reason ?? "the daemon gives no reason"
@@ -50,24 +49,12 @@ struct ControlStop: ParsableCommand {
                     + "from it, and make another")
             throw ExitCode.inexact
         }
-    }
-}
-
-/// How far a merge is, in one line of a terminal.
-struct ProgressMeter {
-    private let isTerminal = isatty(STDERR_FILENO) == 1
-
-    func show(_ progress: StopProgress) {
-        guard isTerminal, progress.bytesTotal > 0 else { return }
-        let percent = min(100, Int(Double(progress.bytesDone) / Double(progress.bytesTotal) * 100))
-        let bar = String(repeating: "#", count: percent / 4).padded(to: 25)
-        let total = ByteSize(bytes: progress.bytesTotal).text
-        StandardError.writeText("\rmerging [\(bar)] \(percent) % of \(total)  ")
+        if let unwritten { throw unwritten }
     }
 
-    /// Wipes the line.
-    func end() {
-        if isTerminal { StandardError.writeText("\r\u{1b}[K") }
+    private static func text(_ report: StopReport) -> String {
+        let size = ByteSize(bytes: report.deltaBytes).text
+        return "Snapshot ended: \(report.changedAreas) areas had changed, \(size) were kept for it"
     }
 }
 

@@ -25,7 +25,8 @@ final class Controller: SnapshotController {
     private struct Active: Sendable {
         var serial: UInt64
         var scope: Scope
-        var freeze: Freezer.Report
+        /// nil: an earlier daemon began it.
+        var freeze: Freezer.Report?
         var lease: Lease?
         var ownHooks: [HookResult]
         /// What the client told of its own.
@@ -70,6 +71,7 @@ final class Controller: SnapshotController {
         return try active.withLock { (active) throws(ControlFailure) in
             if lifecycle.summary != nil { throw failure(.isActive, limits) }
             let lease = try Lease(options)
+            try keep(lease, options)
             var hooks = ownHooks(options)
             let started = try start(limits, scope, &hooks)
             var user: UInt32?
@@ -109,15 +111,36 @@ final class Controller: SnapshotController {
         shownLease.withLock { $0 = summary.map { (serial, $0) } }
     }
 
+    /// Takes up, once requests are served, the snapshot that an earlier daemon began; ends it where nobody holds it any
+    /// more who did.
+    func takeUp() {
+        guard let summary = lifecycle.summary else { return }
+        ServiceManager.standard.tellActive(since: summary.cut.rfc3339)
+        var over: String?
+        active.withLock { active in
+            active = Active(
+                serial: summary.serial, scope: Scope(), freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
+            do throws(KeptLease.Ended) {
+                guard let (lease, options) = try keptLease() else { return }
+                active?.lease = lease
+                show(lease, options, summary.serial)
+                try watchTakenUp(lease) { [self] reason in end(summary.serial, because: reason) }
+            } catch {
+                over = error.reason
+            }
+        }
+        // By a thread of its own: the kernel is told to forget, which answers once the mount is served.
+        if let over { Thread.detach { [self] in end(summary.serial, because: over) } }
+    }
+
     private func ownHooks(_ options: StartOptions) -> HookSession {
         let seconds = min(
             max(options.hookTimeoutSeconds ?? HookLimits.timeoutSeconds, 1), HookLimits.timeoutSecondsMax)
-        let runner = HookRunner(
-            timeout: .seconds(seconds), variables: [("FUSESNAP_MOUNTPOINT", mountpoint)], signals: nil)
         // They freeze what is not an ordinary user's.
         let hooks = options.requester == .controller ? configuration.hooks : []
         return HookSession(
-            hooks, runner, ignoresFailures: options.ignoresHookFailures ?? false)
+            hooks, mountpoint: mountpoint, timeout: .seconds(seconds), signals: nil,
+            ignoresFailures: options.ignoresHookFailures ?? false)
     }
 
     /// Takes the cut between the mount's own hooks.
@@ -138,7 +161,7 @@ final class Controller: SnapshotController {
             started = try lifecycle.start(limits, of: scope.snapshotScope, singlePass: scope.isSinglePass)
         } catch {
             hooks.thaw()
-            for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
+            for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
             throw failure(error, limits)
         }
         hooks.thaw()
@@ -146,7 +169,7 @@ final class Controller: SnapshotController {
             endUnused(started.serial)
             throw ControlFailure(.hookFailed, hooks.message)
         }
-        for problem in hooks.problems { Log.standard.warning("\(mountpoint): \(problem)") }
+        for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
         return started
     }
 
@@ -224,10 +247,18 @@ final class Controller: SnapshotController {
     ) -> ControlFailure {
         switch failure {
         case .isActive:
-            let since = lifecycle.summary.map { ", since \($0.cut.rfc3339)" } ?? ""
+            let active = status()
+            return ControlFailure(
+                .alreadyActive, ActiveAlready.text(since: active.started, active.lease, mountpoint))
+        case .isMerging:
             return ControlFailure(
                 .alreadyActive,
-                "one is active already\(since); end it with `fusesnap ctl stop \(mountpoint)`")
+                "the changes of the last one are still being merged; see `fusesnap ctl status \(mountpoint)`")
+        case .isUnmerged(let error):
+            return ControlFailure(
+                .failed,
+                "the changes of the last one could not be merged (\(error)); try again with `fusesnap ctl stop"
+                    + " \(mountpoint)`")
         case .store(let error):
             return ControlFailure(.failed, "making its place in the store \(storePath): \(error)")
         case .freeze(let obstacle):
@@ -239,14 +270,14 @@ final class Controller: SnapshotController {
     func stop(
         _ options: StopOptions, progress: @escaping @Sendable (StopProgress) -> Void
     ) throws(ControlFailure) -> StopReport {
-        if options.discard {
+        if options.discard, configuration.mode == .preserve {
             throw ControlFailure(
                 .badRequest,
                 "--discard is for mounts in redirect mode; this one preserves, and its live files are"
                     + " never set back")
         }
         return try active.withLock { (active) throws(ControlFailure) in
-            let ended = try stop(options.snapshot)
+            let ended = try options.discard ? discard() : stop(options.snapshot, progress)
             defer {
                 active?.lease?.cancel()
                 active = nil
@@ -255,13 +286,45 @@ final class Controller: SnapshotController {
         }
     }
 
-    private func stop(_ snapshot: UInt64?) throws(ControlFailure) -> SnapshotLifecycle.Ended {
+    private func discard() throws(ControlFailure) -> SnapshotLifecycle.Ended {
         do throws(Errno) {
-            let ended = try lifecycle.stop(only: snapshot)
+            let ended = try lifecycle.discard()
             ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
             return ended
         } catch {
             if error == .noData { throw notActive }
+            if error == .resourceBusy {
+                throw ControlFailure(
+                    .refused,
+                    "the snapshot has ended, and its changes are being merged: they cannot be thrown away any more"
+                )
+            }
+            throw ControlFailure(.failed, "the changes could not be thrown away: \(error); nothing has changed")
+        }
+    }
+
+    private func stop(
+        _ snapshot: UInt64?, _ progress: @escaping @Sendable (StopProgress) -> Void
+    ) throws(ControlFailure) -> SnapshotLifecycle.Ended {
+        do throws(Errno) {
+            let ended = try lifecycle.stop(only: snapshot) { done in
+                progress(StopProgress(bytesDone: done.bytesDone, bytesTotal: done.bytesTotal))
+            }
+            ServiceManager.standard.tellIdle(mountpoint: mountpoint, source: configuration.source)
+            return ended
+        } catch {
+            if error == .noData { throw notActive }
+            if lifecycle.summary != nil {
+                throw ControlFailure(
+                    .failed,
+                    "the changes could not be made durable in \(storePath): \(error); the snapshot goes on")
+            }
+            if lifecycle.redirect != nil {
+                throw ControlFailure(
+                    .failed,
+                    "the snapshot has ended, but its changes could not all be merged into \(configuration.source):"
+                        + " \(error). Nothing is lost, and applications go on; mend that, then stop again")
+            }
             throw ControlFailure(
                 .failed,
                 "the snapshot has ended, but what it stored in \(storePath) could not be removed:"
@@ -281,10 +344,10 @@ final class Controller: SnapshotController {
         report.io = configuration.policy.rawValue
         report.cut = summary.cut.rfc3339Nanoseconds
         report.ended = ended.end.rfc3339Nanoseconds
-        report.stallMicroseconds = active?.freeze.stall.microseconds
-        report.attempts = active?.freeze.attempts
-        report.filesFrozen = active?.freeze.files
-        report.gateMicroseconds = active?.freeze.gate.microseconds
+        report.stallMicroseconds = active?.freeze?.stall.microseconds
+        report.attempts = active?.freeze?.attempts
+        report.filesFrozen = active?.freeze?.files
+        report.gateMicroseconds = active?.freeze?.gate.microseconds
         report.hooks = active?.hooks ?? []
         report.level = HookResult.level(active?.hooks ?? [])
         report.deltaPeakBytes = summary.deltaPeakBytes
@@ -304,7 +367,7 @@ final class Controller: SnapshotController {
             if let summary {
                 summary.isOverflowed ? .overflowed : .active
             } else {
-                .idle
+                lifecycle.redirect == nil ? .idle : .merging
             }
         var status = Status(
             pid: getpid(), version: Version.text, source: configuration.source,
@@ -317,6 +380,12 @@ final class Controller: SnapshotController {
             lastStallMicroseconds: lifecycle.lastReport?.stall.microseconds,
             sourceWatched: summary == nil ? nil : lifecycle.isWatchingSource,
             snapshotDirectory: configuration.snapshotPath, deltaBytesMax: configuration.maxDelta?.bytes)
+        if state == .merging {
+            status.merge = lifecycle.mergeProgress.map {
+                StopProgress(bytesDone: $0.bytesDone, bytesTotal: $0.bytesTotal)
+            }
+            status.mergeProblem = lifecycle.mergeProblem.map { "\($0)" }
+        }
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
         (status.users, status.groups) = (scope?.users, scope?.groups)
@@ -332,6 +401,7 @@ final class Controller: SnapshotController {
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {
         let wasActive = lifecycle.summary != nil
+        if configuration.mode == .redirect { try mergeBeforeUnmount() }
         if let problem = Unmounting.unmount(mountpoint) {
             throw ControlFailure(problem.isBusy ? .busy : .failed, problem.message)
         }
@@ -341,6 +411,23 @@ final class Controller: SnapshotController {
             // None was active; or its files could not be removed, which the next mount tries again.
         }
         return UnmountReport(endedSnapshot: wasActive)
+    }
+
+    /// Applications get what they wrote: first the source has it all.
+    private func mergeBeforeUnmount() throws(ControlFailure) {
+        do throws(Errno) {
+            if lifecycle.summary != nil {
+                _ = try lifecycle.stop()
+            } else {
+                try lifecycle.finishMerge()
+            }
+        } catch {
+            if error == .noData { return }
+            throw ControlFailure(
+                .failed,
+                "the changes since the snapshot's start could not be merged into \(configuration.source): \(error)."
+                    + " Nothing is lost; the mount stays")
+        }
     }
 }
 

@@ -33,6 +33,7 @@ struct Daemon {
 
     private mutating func run(_ ready: @escaping @Sendable () -> Void) throws(CommandFailure) -> Int32 {
         raiseDescriptorLimit()
+        raiseFileSizeLimit()
         protectFromReclaim()
         // Tables go back to the system when the kernel has forgotten what they held.
         cl_return_memory(256 << 10)
@@ -58,8 +59,9 @@ struct Daemon {
         }
         let lifecycle = SnapshotLifecycle(
             source: source, store: store, credentials: credentials,
-            deltaBytesMax: configuration.maxDelta?.bytes,
-            foreignChanges: privateMount.map { ForeignChanges($0, source) })
+            deltaBytesMax: configuration.maxDelta?.bytes, redirects: configuration.mode == .redirect,
+            boot: try bootIdentity(opened), foreignChanges: privateMount.map { ForeignChanges($0, source) })
+        try recover(lifecycle, source)
         let server = try openControl()
         defer { server.close() }
         let fileSystem = MountedFileSystem(
@@ -69,12 +71,14 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         follow(session, fileSystem)
+        lifecycle.resume()
         let controller = Controller(configuration, lifecycle, store: store.path)
         do throws(ControlSocketError) {
             try server.serve(controller)
         } catch {
             throw CommandFailure("\(attempt): \(error)")
         }
+        controller.takeUp()
         signals.wait {
             ServiceManager.standard.tell("STOPPING=1\nSTATUS=Unmounting")
             session.exit()
@@ -104,6 +108,30 @@ struct Daemon {
             })
     }
 
+    private func bootIdentity(_ source: Descriptor) throws(CommandFailure) -> BootIdentity {
+        do throws(Errno) {
+            return try BootIdentity.current(source: source)
+        } catch {
+            throw CommandFailure("\(attempt): it cannot be told whether the machine was started anew: \(error)")
+        }
+    }
+
+    /// Takes up what an earlier daemon left, before anything is served.
+    private func recover(_ lifecycle: SnapshotLifecycle, _ source: SourceTree) throws(CommandFailure) {
+        if configuration.mode == .redirect && !source.usesHandles {
+            throw CommandFailure(
+                "\(attempt): mode redirect finds files by file handles, which need root and a file system that has them;"
+                    + " use --mode preserve")
+        }
+        do throws(RecordError) {
+            try lifecycle.recover(countsClones: configuration.policy != .passthrough) {
+                Log.standard.warning($0)
+            }
+        } catch {
+            throw CommandFailure("\(attempt): \(error.description)")
+        }
+    }
+
     private func openSource() throws(CommandFailure) -> Descriptor {
         do throws(Errno) {
             return try FileName(configuration.source).withCString { (path) throws(Errno) in
@@ -127,15 +155,13 @@ struct Daemon {
 
     private func openStore(_ root: Descriptor) throws(CommandFailure) -> Store {
         do throws(StoreError) {
-            return try Store(
-                source: root, sourcePath: configuration.source, path: configuration.store
-            ) { Log.standard.warning($0) }
+            return try Store(source: root, sourcePath: configuration.source, path: configuration.store)
         } catch {
             throw CommandFailure("\(attempt): \(Self.message(error))")
         }
     }
 
-    private static func message(_ error: StoreError) -> String {
+    static func message(_ error: StoreError) -> String {
         switch error {
         case .inUse(let path):
             "\(path): the store is in use by another fusesnap; is this source mounted already (`findmnt -t fuse.fusesnap`)?"
@@ -169,14 +195,16 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
-            gathersWrites: configuration.policy == .writeBack, readsQuietly: options.readsQuietly)
+            gathersWrites: configuration.policy == .writeBack,
+            // In redirect nothing of the source changes before a merge, not even a time of access.
+            readsQuietly: options.readsQuietly || configuration.mode == .redirect)
     }
 
     private func openSession(_ fileSystem: MountedFileSystem) throws(CommandFailure) -> Session {
         let options = configuration.options
         let isRoot = geteuid() == 0
         var words = options.sessionOptions(source: configuration.source, isRoot: isRoot)
-        if isRoot { words = sourceFlags + words }
+        words = sourceFlags(isRoot: isRoot) + words
         do throws(Errno) {
             let session = try Session(
                 SessionOptions(
@@ -193,14 +221,16 @@ struct Daemon {
         }
     }
 
-    /// Set-id bits, devices and programs work as on the source; libfuse alone would forbid the first two.
-    private var sourceFlags: [String] {
+    /// Set-id bits, devices and programs work as on the source; libfuse alone would forbid the first two. One that is
+    /// read-only has a mount that is: access(2) then says so, and nothing is asked for that must fail.
+    private func sourceFlags(isRoot: Bool) -> [String] {
         var status = statvfs()
         guard statvfs(configuration.source, &status) == 0 else { return [] }
         func has(_ flag: Int) -> Bool { status.f_flag & UInt(flag) != 0 }
+        let access = has(Int(ST_RDONLY)) ? "ro" : "rw"
+        guard isRoot else { return [access] }
         return [
-            has(Int(ST_NOSUID)) ? "nosuid" : "suid",
-            has(Int(ST_NODEV)) ? "nodev" : "dev",
+            access, has(Int(ST_NOSUID)) ? "nosuid" : "suid", has(Int(ST_NODEV)) ? "nodev" : "dev",
             has(Int(ST_NOEXEC)) ? "noexec" : "exec",
         ]
     }
@@ -209,7 +239,8 @@ struct Daemon {
     private func removeAbortedMount() {
         do throws(CommandFailure) {
             guard try MountTable.current().mount(at: configuration.mountpoint)?.isFusesnap == true else { return }
-            try StaleMount(try MountTarget(configuration.mountpoint)).removeAborted()
+            let target = try MountTarget(configuration.mountpoint, "cannot unmount \(configuration.mountpoint)")
+            try StaleMount(target).removeAborted()
         } catch {
             Log.standard.error(error.message)
         }
@@ -217,12 +248,17 @@ struct Daemon {
 
     /// A snapshot that is still active ends with the mount.
     private func endSnapshot(_ lifecycle: SnapshotLifecycle) {
-        guard lifecycle.summary != nil else { return }
         do throws(Errno) {
+            if lifecycle.summary == nil { return try lifecycle.finishMerge() }
             _ = try lifecycle.stop(isServing: false)
             Log.standard.warning(
                 "\(configuration.mountpoint): unmounted while a snapshot was active: it has ended")
         } catch {
+            if lifecycle.redirect != nil {
+                return Log.standard.error(
+                    "\(configuration.mountpoint): what changed since the snapshot's start could not be merged into the"
+                        + " source: \(error); nothing is lost: the next mount goes on with it")
+            }
             Log.standard.error("\(configuration.mountpoint): the snapshot's store could not be removed: \(error)")
         }
     }
@@ -236,6 +272,20 @@ func raiseDescriptorLimit() {
     guard getrlimit(resource, &limit) == 0 else { return }
     let wanted = max(descriptorsWanted, limit.rlim_max)
     var raised = rlimit(rlim_cur: wanted, rlim_max: wanted)
+    if setrlimit(resource, &raised) == 0 { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(resource, &limit)
+}
+
+/// How long a file may be is the business of the application that writes it, and the kernel sees to that: the limit of
+/// whoever mounts must not be everybody's. One that may not be raised makes writes fail (EFBIG), and the daemon live.
+private func raiseFileSizeLimit() {
+    signal(SIGXFSZ, SIG_IGN)
+    let resource = __rlimit_resource_t(RLIMIT_FSIZE.rawValue)
+    var limit = rlimit()
+    guard getrlimit(resource, &limit) == 0 else { return }
+    // RLIM_INFINITY, which Swift does not import.
+    var raised = rlimit(rlim_cur: .max, rlim_max: .max)
     if setrlimit(resource, &raised) == 0 { return }
     limit.rlim_cur = limit.rlim_max
     setrlimit(resource, &limit)

@@ -25,9 +25,9 @@ struct Doctor: ParsableCommand {
         if let path { findings += PathChecks(path).findings() }
         let report = DoctorReport(findings: findings)
         if json {
-            print(report.jsonText)
+            try StandardOutput.writeLine(report.jsonText)
         } else {
-            for finding in findings { print(finding.text) }
+            for finding in findings { try StandardOutput.writeLine(finding.text) }
         }
         if !report.healthy { throw ExitCode.failed }
     }

@@ -15,7 +15,10 @@ struct Fusesnap: ParsableCommand {
             those of its command, and 125 to 127.
             """,
         version: Version.text,
-        subcommands: [Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, FreezeHelperCommand.self])
+        subcommands: [
+            Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, Check.self, Recover.self,
+            FreezeHelperCommand.self, HookGuardCommand.self,
+        ])
 
     /// `-oNAME=VALUE`, as mount(8) takes it, in two words: the parser would see an option named `oNAME`.
     static func words(_ arguments: some Sequence<String>) -> [String] {
@@ -28,6 +31,7 @@ struct Fusesnap: ParsableCommand {
     }
 
     static func main() {
+        StandardDescriptors.fill()
         if MountHelper.isMeant(CommandLine.arguments.first ?? "") { Glibc.exit(MountHelper.run()) }
         do {
             var command = try parseAsRoot(words(CommandLine.arguments.dropFirst()))

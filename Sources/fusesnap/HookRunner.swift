@@ -21,14 +21,17 @@ struct HookRunner {
         var problem: String?
     }
 
-    func run(_ hook: Hook, _ action: HookResult.Action) -> Finished {
+    /// `starting` is told the pipe that the hook will write to, by its inode number.
+    func run(
+        _ hook: Hook, _ action: HookResult.Action, starting: (UInt64) -> Void = { _ in }
+    ) -> Finished {
         let began = ContinuousClock.now
         var result = HookResult(
             name: hook.name, origin: hook.origin, action: action, outcome: .notRun, durationMicroseconds: 0)
         var output = OutputTail()
         var error: Errno?
         do throws(Errno) {
-            let process = try start(hook, action)
+            let process = try start(hook, action, starting)
             result.outcome = try awaitEnd(process, began, action, &output)
             let status = try reap(process)
             if status & 0x7f == 0 { result.exitCode = status >> 8 & 0xff } else { result.signal = status & 0x7f }
@@ -63,10 +66,15 @@ struct HookRunner {
         let output: Descriptor
     }
 
-    private func start(_ hook: Hook, _ action: HookResult.Action) throws(Errno) -> Process {
+    private func start(
+        _ hook: Hook, _ action: HookResult.Action, _ starting: (UInt64) -> Void
+    ) throws(Errno) -> Process {
         var ends: [Int32] = [-1, -1]
         try checked { pipe2(&ends, O_CLOEXEC) }
         let (reading, writing) = (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
+        var pipe = stat()
+        try checked { fstat(writing.raw, &pipe) }
+        starting(UInt64(pipe.st_ino))
         try checked { fcntl(reading.raw, F_SETFL, O_NONBLOCK) }
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -104,7 +112,9 @@ struct HookRunner {
         var defaults = sigset_t()
         sigemptyset(&none)
         sigemptyset(&defaults)
-        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGCHLD, SIGIO] { sigaddset(&defaults, number) }
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGCHLD, SIGIO, SIGXFSZ] {
+            sigaddset(&defaults, number)
+        }
         posix_spawnattr_setsigmask(&attributes, &none)
         posix_spawnattr_setsigdefault(&attributes, &defaults)
         posix_spawnattr_setpgroup(&attributes, 0)

@@ -1,4 +1,5 @@
 internal import ControlSocket
+internal import SystemPackage
 
 /// The hooks around one cut. Whatever was called with `freeze` is called with `thaw`, in reverse order, also where it
 /// failed: it may have got half-way.
@@ -10,10 +11,15 @@ struct HookSession {
     private var frozen: [Hook] = []
     private(set) var results: [HookResult] = []
     private(set) var problems: [String] = []
+    /// Thaws where this process is killed.
+    private var guardian: HookGuard?
+    private let mountpoint: String
 
-    init(_ hooks: [Hook], _ runner: HookRunner, ignoresFailures: Bool) {
+    init(_ hooks: [Hook], mountpoint: String, timeout: Duration, signals: SignalReceiver?, ignoresFailures: Bool) {
         self.hooks = hooks
-        self.runner = runner
+        self.mountpoint = mountpoint
+        runner = HookRunner(
+            timeout: timeout, variables: [("FUSESNAP_MOUNTPOINT", mountpoint)], signals: signals)
         self.ignoresFailures = ignoresFailures
     }
 
@@ -33,7 +39,15 @@ struct HookSession {
     private static let problemsShownMax = 4
 
     mutating func freeze() {
+        if hooks.isEmpty { return }
+        do throws(Errno) {
+            guardian = try HookGuard(timeout: runner.timeout, mountpoint: mountpoint)
+        } catch {
+            problems.append("no process can be started that would thaw them if this one were killed: \(error)")
+            if hasFailed { return }
+        }
         for hook in hooks {
+            guardian?.willFreeze(hook)
             frozen.append(hook)
             call(hook, .freeze)
             if hasFailed { return }
@@ -41,11 +55,17 @@ struct HookSession {
     }
 
     mutating func thaw() {
-        while let hook = frozen.popLast() { call(hook, .thaw) }
+        while let hook = frozen.popLast() {
+            guardian?.willThaw()
+            call(hook, .thaw)
+        }
+        guardian = nil
     }
 
     private mutating func call(_ hook: Hook, _ action: HookResult.Action) {
-        let finished = runner.run(hook, action)
+        let guardian = guardian
+        let finished = runner.run(hook, action) { guardian?.willStart(output: $0) }
+        guardian?.didEnd()
         results.append(finished.result)
         if let problem = finished.problem { problems.append(problem) }
     }

@@ -13,12 +13,16 @@ final class Lease: Sendable {
     private let waking: Descriptor
     private let wake: Descriptor
 
+    /// When the process that holds it began, in ticks since boot; nil where none does, or /proc does not tell.
+    var holderStart: UInt64? { holder?.start }
+
     /// For the status.
     let summary: Status.Lease
 
     private struct Holder: Sendable {
         let description: String
         let descriptor: Descriptor
+        let start: UInt64?
     }
 
     /// nil where the options name no lease of this kind.
@@ -39,7 +43,8 @@ final class Lease: Sendable {
             do throws(LeaseProblem) {
                 let identity = try ProcessIdentity(process)
                 if let start = options.leaseProcessStart, start != identity.start { throw .another }
-                holder = Holder(description: identity.description, descriptor: identity.descriptor)
+                holder = Holder(
+                    description: identity.description, descriptor: identity.descriptor, start: identity.start)
                 (summary.process, summary.command) = (process, identity.command)
             } catch {
                 throw ControlFailure(.failed, error.text(process))

@@ -65,6 +65,13 @@ final class Log: Sendable {
         }
     }
 
+    /// A text of several lines, each of which is an entry of its own and names the mount.
+    func lines(_ level: Level, _ mountpoint: String, _ text: String) {
+        for line in text.split(separator: "\n") { write(level, "\(mountpoint): \(line)") }
+    }
+
+    var isSyslog: Bool { state.withLock { $0.destination == .syslog } }
+
     func error(_ message: String) { write(.error, message) }
     func warning(_ message: String) { write(.warning, message) }
     func notice(_ message: String) { write(.notice, message) }

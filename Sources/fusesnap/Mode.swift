@@ -4,13 +4,12 @@ internal import ArgumentParser
 enum Mode: String, CaseIterable, Sendable {
     /// The original goes to the delta store before it is changed.
     case preserve
+    /// What changes goes to the delta store, and is merged into the source when the snapshot ends.
+    case redirect
 
     /// What `--mode` means.
     static func parse(_ text: String) throws -> Mode {
         if let mode = Mode(rawValue: text) { return mode }
-        if text == "redirect" {
-            throw ValidationError("mode redirect is not there yet in \(Version.text); use preserve")
-        }
         let known = allCases.map(\.rawValue).joined(separator: ", ")
         throw ValidationError("there is no mode '\(text)'; use \(known)")
     }

@@ -18,10 +18,17 @@ struct MountChecks {
         let table = try MountTable.current()
         try refuseMounted(mountpoint ?? source, in: table)
         try refuseNested(source, in: table)
+        try refuseOwnAutomount(source, mountpoint, in: table)
         let attempt = "cannot mount \(source)"
         let canonicalSource = try canonicalDirectory(source, "\(attempt): the source")
         let canonicalPoint = try mountpoint.map { path throws(CommandFailure) in
             try canonicalDirectory(path, "\(attempt) at \(path): the mount point")
+        }
+        // Before the daemon of that mount is told to be one that uses the source.
+        if let other = table.entries.first(where: { $0.isFusesnap && $0.source == canonicalSource }) {
+            throw CommandFailure(
+                "\(attempt): it is mounted already, at \(other.mountpoint); unmount that first with `fusesnap unmount"
+                    + " \(other.mountpoint)`")
         }
         let checks = MountChecks(
             source: canonicalSource, mountpoint: canonicalPoint ?? canonicalSource,
@@ -60,12 +67,26 @@ struct MountChecks {
         throw nested(path, containing)
     }
 
+    /// By text: looking into it would wait for this very mount.
+    private static func refuseOwnAutomount(
+        _ source: String, _ mountpoint: String?, in table: MountTable
+    ) throws(CommandFailure) {
+        let point = Paths.absolute(mountpoint ?? source)
+        guard table.mount(at: point)?.isAutomount == true, Paths.contains(point, Paths.absolute(source)) else {
+            return
+        }
+        throw CommandFailure(
+            "cannot mount \(source) at \(point): the source lies behind the automount (x-systemd.automount) that waits at"
+                + " \(point) for this mount; leave that option out, or mount at another place than the source's")
+    }
+
     private static func nested(_ source: String, _ containing: MountEntry) -> CommandFailure {
         CommandFailure(
             "cannot mount \(source): it lies in the fusesnap mount \(containing.mountpoint), and "
-                + "mounts are not "
-                + "nested; name the directory behind it (\(containing.source)), or unmount that "
-                + "first")
+                + "mounts are not nested; "
+                + (containing.source == containing.mountpoint
+                    ? "unmount that first"
+                    : "name the directory behind it (\(containing.source)), or unmount that first"))
     }
 
     private static func alreadyMounted(_ path: String) -> CommandFailure {
@@ -130,7 +151,8 @@ struct MountChecks {
     private func checkMountpointIsFree() throws(CommandFailure) {
         guard let mounted = table.mount(at: mountpoint) else { return }
         if mounted.isFusesnap { throw Self.alreadyMounted(mountpoint) }
-        if source == mountpoint { return }
+        // What waits at an automount is for this mount.
+        if source == mountpoint || mounted.isAutomount { return }
         throw CommandFailure(
             "\(attempt): something is mounted there already (\(mounted.source), type "
                 + "\(mounted.type)); unmount it "

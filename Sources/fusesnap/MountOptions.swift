@@ -65,10 +65,10 @@ struct MountOptions: Equatable, Sendable {
         "noatime", "atime", "dirsync", "sync",
     ]
 
-    /// What fstab and mount(8) mean for themselves.
+    /// What fstab and mount(8) mean for themselves, and what is so anyway.
     private static let ignoredFlags: Set<String> = [
         "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail",
-        "_netdev", "_rnetdev",
+        "_netdev", "_rnetdev", "async", "relatime",
     ]
 
     private static let refusedFlags: [String: String] = [

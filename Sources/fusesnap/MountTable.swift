@@ -11,6 +11,9 @@ struct MountEntry: Equatable, Sendable {
     /// The options of the file system, not those of this mount of it.
     var fileSystemOptions: [String] = []
 
+    /// A place at which a mount is made when somebody looks into it.
+    var isAutomount: Bool { type == "autofs" }
+
     var isFusesnap: Bool { type == "fuse.\(MountOptions.subtype)" }
 }
 

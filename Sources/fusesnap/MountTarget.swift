@@ -12,13 +12,14 @@ struct MountTarget {
     /// Who mounted it.
     let owner: UInt32
 
-    init(_ path: String) throws(CommandFailure) {
+    /// `attempt` words what is to be done with it, for the message of a failure.
+    init(_ path: String, _ attempt: String) throws(CommandFailure) {
         self.path = path
         let table = try MountTable.current()
-        let mountpoint = try Self.locate(path, in: table)
+        let mountpoint = try Self.locate(path, attempt, in: table)
         guard let entry = table.mount(at: mountpoint), entry.isFusesnap else {
             throw CommandFailure(
-                "\(path) is not a fusesnap mount (\(Self.description(mountpoint, in: table)))")
+                "\(attempt): it is not a fusesnap mount: \(Self.description(mountpoint, in: table))")
         }
         self.mountpoint = mountpoint
         owner = entry.user ?? 0
@@ -26,35 +27,36 @@ struct MountTarget {
         // Root's daemon may admit users (-o user_snapshots): it says so itself.
         if caller != 0 && caller != owner && owner != 0 {
             throw CommandFailure(
-                "\(path) was mounted by user \(owner), and user \(caller) may not control it; run "
-                    + "as that user "
-                    + "or as root")
+                "\(attempt): it was mounted by user \(owner), and user \(caller) may not control it; run as that user or"
+                    + " as root")
         }
     }
 
     /// The path of a mount is taken as text, since looking it up may wait for a daemon that hangs.
-    private static func locate(_ path: String, in table: MountTable) throws(CommandFailure)
-        -> String
-    {
+    private static func locate(
+        _ path: String, _ attempt: String, in table: MountTable
+    ) throws(CommandFailure) -> String {
         let hasParents = path.split(separator: "/").contains("..")
         let absolute = Paths.absolute(path)
         if !hasParents && table.mount(at: absolute)?.isFusesnap == true { return absolute }
         do throws(Errno) {
             return try Paths.canonical(path)
         } catch {
-            throw CommandFailure("\(path) is not a fusesnap mount (\(error))")
+            throw CommandFailure("\(attempt): it is not a fusesnap mount: \(error); \(listAdvice)")
         }
     }
 
     private static func description(_ path: String, in table: MountTable) -> String {
         if let entry = table.mount(at: path) {
-            return "a mount of type \(entry.type) is there"
+            return "a mount of type \(entry.type) is there; \(listAdvice)"
         }
         guard let containing = table.mount(containing: path), containing.isFusesnap else {
-            return "nothing is mounted there"
+            return "nothing is mounted there; mount it with `fusesnap mount \(path)`; \(listAdvice)"
         }
         return "it lies in the one at \(containing.mountpoint); name that"
     }
+
+    private static let listAdvice = "`fusesnap ctl list` shows those that there are"
 
     /// Connects to the daemon.
     func connect() throws(ControlClientError) -> ControlClient {

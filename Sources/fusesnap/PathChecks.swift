@@ -57,7 +57,7 @@ struct PathChecks {
 
     private func mounted(_ point: String) -> Finding {
         do throws(CommandFailure) {
-            let status = try ControlStatus.status(of: try MountTarget(point))
+            let status = try ControlStatus.status(of: try MountTarget(point, "cannot look at \(point)"))
             if let reason = status.inexactReason {
                 return Finding(
                     "path", .problem, "\(point) is mounted, and its snapshot is not exact any more: \(reason)",
@@ -227,7 +227,7 @@ struct PathChecks {
             Finding(
                 "store", hasSnapshot ? .warning : .ok,
                 "a daemon that did not end in order left its store" + (hasSnapshot ? " with a snapshot" : "")
-                    + ": the next mount takes it up" + (hasSnapshot ? " and discards the snapshot" : ""))
+                    + ": the next mount takes it up" + (hasSnapshot ? "; see `fusesnap check \(store)`" : ""))
         ]
     }
 
@@ -235,7 +235,7 @@ struct PathChecks {
 
     private func users(_ path: String, _ directory: Descriptor) -> [Finding] {
         do throws(Errno) {
-            let holders = try holders(of: directory, except: [getpid(), getppid()]).holders
+            let holders = try SourceUsers.scan(path, directory).holders
             if holders.isEmpty { return [Finding("in_use", .ok, "nobody uses it: it can be mounted over")] }
             let list = holders.prefix(Self.shownMax).map(SourceUsers.text).joined(separator: "; ")
             let more = holders.count > Self.shownMax ? "; and \(holders.count - Self.shownMax) more" : ""

@@ -11,6 +11,16 @@ struct PolicyChoice {
 
     /// Throws why the policy that was named cannot be had.
     func resolve(_ store: Store) throws(CommandFailure) -> Policy {
+        if configuration.mode == .redirect {
+            // Every write must come to the daemon, and want of space to the writer.
+            switch configuration.options.policy {
+            case .automatic, .writeThrough: return .writeThrough
+            case .writeBack, .passthrough:
+                throw CommandFailure(
+                    "cannot mount \(configuration.source) at \(configuration.mountpoint): mode redirect needs"
+                        + " io=write-through (or io=auto), since every write has to come to the daemon")
+            }
+        }
         switch configuration.options.policy {
         case .automatic: return choose()
         case .passthrough:

@@ -119,7 +119,7 @@ private struct Backup {
         } catch {
             throw CommandFailure("cannot take signals by descriptor: \(error)")
         }
-        target = try MountTarget(arguments.mountpoint)
+        target = try MountTarget(arguments.mountpoint, "cannot start a snapshot of \(arguments.mountpoint)")
         var start = try SnapshotStart(target, arguments.stall, arguments.hooks, signals)
         do {
             start.options = try arguments.scope.resolve(start.options)

@@ -1,7 +1,4 @@
 import ControlSocket
-import Glibc
-import LinuxSystem
-import SystemPackage
 
 /// What `run --report` writes: the fields of `ctl stop --json`, and those of the command. `Docs/Json.md` is its
 /// description.
@@ -60,60 +57,30 @@ struct RunReport: Encodable {
     }
 }
 
-/// A file that is there whole or not at all: written under another name beside it, then renamed.
+/// The file that `--report` names.
 struct ReportFile {
     private let path: String
+    private let file: OutputFile
 
     /// Makes sure that it can be written, as far as that can be known before.
     init(_ path: String) throws(CommandFailure) {
-        self.path = Paths.absolute(path)
-        var status = stat()
-        if stat(self.path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR {
-            throw Self.failure(path, "it is a directory")
-        }
-        do throws(Errno) {
-            let (_, name) = try makeTemporary()
-            try checked { unlink(name) }
+        self.path = path
+        do throws(OutputFile.Problem) {
+            file = try OutputFile(path, mode: 0o600)
         } catch {
-            throw Self.failure(path, "\(error)")
+            throw Self.failure(path, error)
         }
     }
 
-    private static func failure(_ path: String, _ problem: String) -> CommandFailure {
-        CommandFailure("the report \(path) cannot be written: \(problem)")
-    }
-
-    /// mkostemp(3): mode 0600.
-    private func makeTemporary() throws(Errno) -> (Descriptor, String) {
-        var template = Array("\(path).XXXXXX".utf8CString)
-        let raw = try checked { mkostemp(&template, O_CLOEXEC) }
-        let name = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        return (Descriptor(owning: raw), name)
-    }
-
-    private func store(_ bytes: [UInt8], in file: Descriptor) throws(Errno) {
-        var stored = 0
-        while stored < bytes.count {
-            stored += try checked {
-                bytes[stored...].withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress, $0.count) }
-            }
-        }
+    private static func failure(_ path: String, _ problem: OutputFile.Problem) -> CommandFailure {
+        CommandFailure("the report \(path) cannot be written: \(problem.text)")
     }
 
     func write(_ report: RunReport) throws(CommandFailure) {
-        do throws(Errno) {
-            let (file, name) = try makeTemporary()
-            do throws(Errno) {
-                let bytes = Array((report.jsonText + "\n").utf8)
-                try store(bytes, in: file)
-                try checked { fsync(file.raw) }
-                try checked { rename(name, path) }
-            } catch {
-                unlink(name)
-                throw error
-            }
+        do throws(OutputFile.Problem) {
+            try file.write(report.jsonText + "\n")
         } catch {
-            throw Self.failure(path, "\(error)")
+            throw Self.failure(path, error)
         }
     }
 }

@@ -27,10 +27,9 @@ struct SnapshotStart {
     /// Starts it over `client`, whose connection may hold it then.
     func start(_ client: inout ControlClient) throws(CommandFailure) -> StartReport {
         try refuseWhereActive(&client)
-        let runner = HookRunner(
-            timeout: .seconds(hookOptions.hookTimeout),
-            variables: [("FUSESNAP_MOUNTPOINT", target.mountpoint)], signals: signals)
-        var session = HookSession(hooks, runner, ignoresFailures: hookOptions.ignoresFailures)
+        var session = HookSession(
+            hooks, mountpoint: target.mountpoint, timeout: .seconds(hookOptions.hookTimeout), signals: signals,
+            ignoresFailures: hookOptions.ignoresFailures)
         session.freeze()
         if session.hasFailed {
             session.thaw()
@@ -68,8 +67,7 @@ struct SnapshotStart {
         }
         if status.state == .idle { return }
         throw CommandFailure(
-            "\(attempt): one is active already\(status.started.map { ", since \($0)" } ?? ""); end it with"
-                + " `fusesnap ctl stop \(target.path)`")
+            "\(attempt): " + ActiveAlready.text(since: status.started, status.lease, target.path))
     }
 
     private func request(
@@ -107,7 +105,7 @@ struct SnapshotStart {
     }
 
     /// Ends a snapshot that nobody will use. Its lease, if it has one, does so where this fails.
-    private func end(_ client: inout ControlClient, _ report: StartReport) {
+    func end(_ client: inout ControlClient, _ report: StartReport) {
         do throws(ControlClientError) {
             if options.leaseConnection != true { client = try target.connect() }
             _ = try client.stop(StopOptions(snapshot: report.snapshot)) { _ in }

@@ -1,3 +1,4 @@
+import ControlSocket
 import Glibc
 import LinuxSystem
 import SourceWatch
@@ -15,7 +16,7 @@ struct SourceUsers {
         let scan: HolderScan
         do throws(Errno) {
             // The command that waits for the daemon may stand in the source, and will be gone.
-            scan = try holders(of: source, except: [getpid(), getppid()])
+            scan = try Self.scan(configuration.source, source)
         } catch {
             Log.standard.warning("\(configuration.source): who uses it could not be found out: \(error)")
             return
@@ -32,6 +33,43 @@ struct SourceUsers {
             "cannot mount over \(configuration.source): it is in use, and what is changed in that way would go past the"
                 + " mount:\n\(list)\nEnd these first, or mount with --force: then a snapshot is marked as not exact"
                 + " when they change something")
+    }
+
+    /// Who uses a directory, but this process and its parent.
+    static func scan(_ path: String, _ directory: Descriptor) throws(Errno) -> HolderScan {
+        let deadline = ContinuousClock.now + daemonTimeout
+        while true {
+            var scan = try holders(of: directory, except: [getpid(), getppid()])
+            let daemons = daemons(among: Set(scan.holders.map(\.process)))
+            scan.holders.removeAll { holder in
+                daemons[holder.process].map { !Paths.contains($0, path) && !Paths.contains(path, $0) } ?? false
+            }
+            // One that begins or ends just now has no control socket: at boot several begin at once.
+            let isClear = scan.holders.allSatisfy { $0.command != "fusesnap" || daemons[$0.process] != nil }
+            if isClear || ContinuousClock.now > deadline { return scan }
+            poll(nil, 0, scanPauseMilliseconds)
+        }
+    }
+
+    private static let daemonTimeout = Duration.seconds(5)
+    private static let scanPauseMilliseconds: Int32 = 50
+
+    /// Those of the processes that are daemons of other mounts, and their sources. What they hold is on private mounts, to
+    /// which no path leads; where this process may not open inodes by their handles (a container without
+    /// CAP_DAC_READ_SEARCH), the scan cannot tell that it lies elsewhere.
+    private static func daemons(among processes: Set<Int32>) -> [Int32: String] {
+        if processes.isEmpty { return [:] }
+        var daemons: [Int32: String] = [:]
+        for socket in SocketDirectory.sockets(user: geteuid()) {
+            do throws(ControlClientError) {
+                var client = try ControlClient(socket: socket, owner: geteuid())
+                guard processes.contains(client.daemonProcess) else { continue }
+                daemons[client.daemonProcess] = try client.status().source
+            } catch {
+                // Whoever does not answer is not known to be elsewhere.
+            }
+        }
+        return daemons
     }
 
     private static func list(_ holders: [Holder]) -> String {

@@ -1,6 +1,18 @@
 internal import Glibc
 internal import SystemPackage
 
+/// Standard input, output and error.
+enum StandardDescriptors {
+    /// Opens /dev/null in place of those that the caller has closed: another file, such as the control socket or the
+    /// source, would get their numbers, and be written to or closed in their stead.
+    static func fill() {
+        for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
+            // The lowest number that is free is this one.
+            _ = open("/dev/null", O_RDWR)
+        }
+    }
+}
+
 /// Output that is not text alone, or that must not wait in a buffer.
 enum StandardOutput {
     /// write(2) until all is written. An error ends the command: what reads must not take a part for the whole.
@@ -11,7 +23,8 @@ enum StandardOutput {
                 Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count)
             }
             if count < 0 && errno != EINTR {
-                throw CommandFailure("cannot write to standard output: \(Errno(rawValue: errno))")
+                let error = Errno(rawValue: errno)
+                throw CommandFailure("cannot write to standard output: \(error)")
             }
             rest = rest.dropFirst(max(0, count))
         }

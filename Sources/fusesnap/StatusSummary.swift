@@ -23,7 +23,11 @@ struct StatusSummary {
             ("Mode", "\(status.mode), io=\(status.io)" + (status.ioRequested == "auto" ? " (auto)" : "")),
             ("State", stateText),
         ]
-        rows += status.state == .idle ? [] : snapshotRows(rates)
+        switch status.state {
+        case .idle: break
+        case .merging: rows += mergeRows(rates)
+        case .active, .overflowed: rows += snapshotRows(rates)
+        }
         if let stall = status.lastStallMicroseconds {
             rows.append(("Last stall", "\(stall / 1000).\(stall % 1000 / 100) ms"))
         }
@@ -38,22 +42,38 @@ struct StatusSummary {
         case .idle: "idle: no snapshot is active"
         case .active where status.inexactReason != nil: "active, but not exact any more"
         case .active: "active: the snapshot can be read"
-        case .merging: "merging: the snapshot ends"
+        case .merging where status.mergeProblem != nil:
+            "merging failed (\(status.mergeProblem ?? "")): nothing is lost; try again with `fusesnap ctl stop`"
+        case .merging: "merging: what changed since the start is put in its place"
         case .overflowed: "overflowed: the snapshot cannot be read any more; end it with `fusesnap ctl stop`"
         }
+    }
+
+    /// When the snapshot began.
+    private var startedRows: [(String, String)] {
+        guard let started = status.started else { return [] }
+        let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
+        return [("Started", started + age)]
+    }
+
+    /// Of a snapshot that ends: it cannot be read any more.
+    private func mergeRows(_ rates: StatusRates?) -> [(String, String)] {
+        var rows = startedRows
+        if let merge = status.merge {
+            rows.append(("Merged", MergeProgress(merge).text + rate(rates?.mergedBytes, isBytes: true)))
+        }
+        rows.append(("Delta", deltaText))
+        return rows
     }
 
     private func snapshotRows(_ rates: StatusRates?) -> [(String, String)] {
         var rows: [(String, String)] = []
         if let directory = status.snapshotDirectory { rows.append(("Snapshot", directory)) }
-        if let started = status.started {
-            let age = Instant.seconds(started).map { " (\(Instant.span(now - $0)) ago)" } ?? ""
-            rows.append(("Started", started + age))
-        }
+        rows += startedRows
         if let whose = ScopeOptions.text(users: status.users, groups: status.groups) {
             rows.append(("Only", whose))
         }
-        if let lease = status.lease { rows.append(("Lease", text(lease))) }
+        if let lease = status.lease { rows.append(("Lease", lease.text(now: now))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))
         rows.append(
@@ -69,21 +89,6 @@ struct StatusSummary {
             rows.append(("Not watched", "changes of the source past the mount are not seen"))
         }
         return rows
-    }
-
-    /// What ends the snapshot by itself.
-    private func text(_ lease: Status.Lease) -> String {
-        var ends: [String] = []
-        if let process = lease.process {
-            ends.append("with " + ProcessIdentity.describe(process, lease.command))
-        } else if lease.connection == true {
-            ends.append("with the `fusesnap run` that began it")
-        }
-        if let expires = lease.expires {
-            let rest = Instant.seconds(expires).map { " (in \(Instant.span($0 - now)))" } ?? ""
-            ends.append("at \(expires)" + rest)
-        }
-        return "ends " + ends.joined(separator: ", or ")
     }
 
     private var deltaText: String {
@@ -105,11 +110,40 @@ struct StatusSummary {
     }
 }
 
+extension Status.Lease {
+    /// What ends the snapshot by itself.
+    func text(now: Double = Instant.secondsNow) -> String {
+        var ends: [String] = []
+        if let process {
+            ends.append("with " + ProcessIdentity.describe(process, command))
+        } else if connection == true {
+            ends.append("with the `fusesnap run` that began it")
+        }
+        if let expires {
+            let rest = Instant.seconds(expires).map { " (in \(Instant.span($0 - now)))" } ?? ""
+            ends.append("at \(expires)" + rest)
+        }
+        return "ends " + ends.joined(separator: ", or ")
+    }
+}
+
+/// Why a snapshot cannot be started while another is active.
+enum ActiveAlready {
+    /// Where that ends by itself, a backup may be reading it.
+    static func text(since started: String?, _ lease: Status.Lease?, _ mountpoint: String) -> String {
+        let since = started.map { ", since \($0)" } ?? ""
+        let advice = lease.map { ", and \($0.text()): wait for that, or end it now with" } ?? "; end it with"
+        return "one is active already\(since)\(advice) `fusesnap ctl stop \(mountpoint)`"
+    }
+}
+
 /// How fast what a status counts grows.
 struct StatusRates {
     let deltaBytes: Double
     let changedAreas: Double
     let snapshotBytesRead: Double
+    /// nil where no merge went on.
+    let mergedBytes: Double?
 
     /// From one status to a later one of the same snapshot; nil where they are of different ones.
     init?(from old: Status, to new: Status, after elapsed: Duration) {
@@ -121,6 +155,12 @@ struct StatusRates {
         deltaBytes = rate(\.deltaBytes)
         changedAreas = rate(\.changedAreas)
         snapshotBytesRead = rate(\.snapshotBytesRead)
+        mergedBytes =
+            if let before = old.merge, let after = new.merge {
+                max(0, Double(after.bytesDone) - Double(before.bytesDone)) / seconds
+            } else {
+                nil
+            }
     }
 }
 

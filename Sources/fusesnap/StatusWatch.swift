@@ -59,7 +59,9 @@ struct StatusWatch {
     private mutating func show(_ status: Status, _ rates: StatusRates?) throws(CommandFailure) {
         if isJSON { return try StandardOutput.writeLine(status.jsonLine) }
         if !isTerminal { return try StandardOutput.writeLine(Self.line(status, rates)) }
-        let text = StatusSummary(status).rows(rates).map { ($0.0, Self.cut($0.1)) }
+        let size = Self.terminalSize
+        let rows = StatusSummary(status).rows(rates).prefix(max(1, size.rows - 1))
+        let text = rows.map { ($0.0, Self.cut($0.1, size.columns)) }
         var output = linesDrawn > 0 ? "\u{1b}[\(linesDrawn)A" : ""
         // Each line is wiped behind its end, and what was below them before.
         for line in StatusSummary.table(text).split(separator: "\n") { output += line + "\u{1b}[K\n" }
@@ -67,11 +69,16 @@ struct StatusWatch {
         linesDrawn = text.count
     }
 
-    /// Shortened to what fits on a line, since a line that wraps could not be drawn over.
-    private static func cut(_ text: String) -> String {
+    /// Without bounds where the terminal does not tell.
+    private static var terminalSize: (rows: Int, columns: Int) {
         var size = winsize()
-        guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return text }
-        let room = max(8, Int(size.ws_col) - 17)
+        guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 else { return (.max, .max) }
+        return (size.ws_row > 0 ? Int(size.ws_row) : .max, size.ws_col > 0 ? Int(size.ws_col) : .max)
+    }
+
+    /// Shortened to what fits on a line: what wraps, or scrolls, could not be drawn over.
+    private static func cut(_ text: String, _ columns: Int) -> String {
+        let room = max(8, columns - 17)
         return text.count <= room ? text : text.prefix(room - 1) + "…"
     }
 
@@ -81,6 +88,10 @@ struct StatusWatch {
         guard status.state != .idle else { return "\(Instant.textNow)  \(state)" }
         func bytes(_ number: UInt64, _ rate: Double?) -> String {
             ByteSize(bytes: number).text + (rate.map { " (+\(ByteSize(bytes: UInt64($0)).text)/s)" } ?? "")
+        }
+        if let merge = status.merge {
+            let rate = rates?.mergedBytes.map { " (+\(ByteSize(bytes: UInt64($0)).text)/s)" } ?? ""
+            return "\(Instant.textNow)  \(state)  \(MergeProgress(merge).text)\(rate)"
         }
         let areas = "\(status.changedAreas)" + (rates.map { " (+\(Int($0.changedAreas))/s)" } ?? "")
         return "\(Instant.textNow)  \(state)  delta \(bytes(status.deltaBytes, rates?.deltaBytes))"

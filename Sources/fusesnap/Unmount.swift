@@ -18,8 +18,8 @@ struct Unmount: ParsableCommand {
     private static let mountEndTimeout = Duration.seconds(10)
 
     func run() throws {
-        let target = try MountTarget(mountpoint)
         let attempt = "cannot unmount \(mountpoint)"
+        let target = try MountTarget(mountpoint, attempt)
         let report: UnmountReport
         let daemonHasEnded: Bool
         do throws(ControlClientError) {

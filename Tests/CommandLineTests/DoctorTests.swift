@@ -64,6 +64,107 @@ import Testing
         }
     }
 
+    /// A machine with something wrong: what makes it so, in a mount namespace of its own; how doctor is called; what it
+    /// says, with the line that tells how to mend it.
+    struct Fault: Sendable, CustomTestStringConvertible {
+        let testDescription: String
+        var setUp = ""
+        var call: [String] = []
+        var path: String?
+        let code: Int32
+        let verdict: String
+        let part: String
+        var advice: String?
+    }
+
+    private static let user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--bounding-set=-all"]
+
+    private static let faults = [
+        Fault(
+            testDescription: "no device", setUp: "mkdir dev; mount --bind dev /dev", code: 1, verdict: "PROBLEM",
+            part: "/dev/fuse cannot be opened", advice: "modprobe fuse"),
+        Fault(
+            testDescription: "no privilege", call: ["setpriv", "--bounding-set=-sys_admin"], code: 1,
+            verdict: "PROBLEM", part: "lacks CAP_SYS_ADMIN", advice: "--cap-add SYS_ADMIN"),
+        Fault(
+            testDescription: "no fusermount3, for a user", setUp: "mount --bind /dev/null $fusermount", call: user,
+            code: 1, verdict: "PROBLEM", part: "fusermount3 is missing", advice: "apt install fuse3"),
+        Fault(
+            testDescription: "no fusermount3, for root", setUp: "mount --bind /dev/null $fusermount", code: 0,
+            verdict: "note", part: "fusermount3 is missing", advice: "apt install fuse3"),
+        Fault(
+            testDescription: "fusermount3 without its bit",
+            setUp: "cp $fusermount plain; chmod 755 plain; mount --bind plain $fusermount", call: user, code: 1,
+            verdict: "PROBLEM", part: "is not set-user-id root", advice: "chmod u+s"),
+        Fault(
+            testDescription: "no user_allow_other", setUp: "echo '# user_allow_other' >etc/fuse.conf", call: user,
+            code: 0, verdict: "note", part: "may not mount for others", advice: "user_allow_other"),
+        Fault(
+            testDescription: "user_allow_other", setUp: "echo user_allow_other >etc/fuse.conf", call: user,
+            code: 0,
+            verdict: "ok", part: "may mount for others"),
+        Fault(
+            testDescription: "AppArmor's rule, as Ubuntu has it", setUp: appArmor, call: user, path: "/opt",
+            code: 1,
+            verdict: "PROBLEM", part: "does not let ordinary users mount at /opt",
+            advice: "/etc/apparmor.d/local/fusermount3"),
+        Fault(
+            testDescription: "AppArmor's rule, for root", setUp: appArmor, path: "/opt", code: 0, verdict: "note",
+            part: "AppArmor lets ordinary users mount only at", advice: "apparmor_parser -r"),
+        Fault(
+            testDescription: "few descriptors", setUp: "ulimit -n 1000", call: user, code: 0, verdict: "warning",
+            part: "only 1000 files open", advice: "LimitNOFILE="),
+        Fault(
+            testDescription: "little space", setUp: small, path: "small", code: 0, verdict: "warning",
+            part: "KiB are free", advice: "--store DIR"),
+        Fault(
+            testDescription: "no clones", setUp: small, path: "small", code: 0, verdict: "note",
+            part: "cannot be cloned on tmpfs"),
+        Fault(
+            testDescription: "read-only", setUp: small + "; mount -o remount,ro small", path: "small", code: 0,
+            verdict: "warning", part: "read-only", advice: "--store DIR"),
+        Fault(
+            testDescription: "no watch", call: ["setpriv", "--bounding-set=-sys_admin"], path: ".", code: 1,
+            verdict: "note", part: "changes past the mount are not seen", advice: "but through the mount"),
+    ]
+
+    private static let small = "mkdir small; mount -t tmpfs -o size=900k tmpfs small"
+    private static let appArmor = """
+        mount -t tmpfs tmpfs /sys/module; mkdir -p /sys/module/apparmor/parameters etc/apparmor.d
+        echo Y >/sys/module/apparmor/parameters/enabled
+        echo '  mount fstype=@{fuse_types} options=(nosuid,nodev,rw) -> @{HOME}/**/,' >etc/apparmor.d/fusermount3
+        """
+
+    @Test(
+        "what a machine lacks is told, with how to mend it",
+        .enabled(
+            if: Machine.isRoot && Machine.has("unshare") && Machine.has("setpriv") && Machine.has("fusermount3"),
+            "needs root, unshare, setpriv and fusermount3"), arguments: faults)
+    func machine(_ fault: Fault) throws {
+        try TemporaryDirectory.with { top in
+            try top.chmod(0o755)
+            let script = """
+                set -e
+                cp "$0" fusesnap; chmod 755 fusesnap
+                mkdir etc; mount -t tmpfs tmpfs etc; cp -a /etc/. etc; mount --bind etc /etc
+                fusermount=$(realpath "$(command -v fusermount3)")
+                \(fault.setUp)
+                exec "$@"
+                """
+            let doctor = ["./fusesnap", "doctor"] + (fault.path.map { [$0] } ?? [])
+            let words = ["unshare", "--mount", "sh", "-c", script, Machine.binary] + fault.call + doctor
+            let finished = try run(words, in: top, environment: ["XDG_RUNTIME_DIR": "/tmp"])
+            #expect(finished.code == fault.code, "\(finished)")
+            let lines = finished.output.split(separator: "\n")
+            let found = try #require(lines.firstIndex { $0.contains(fault.part) }, "\(finished)")
+            #expect(lines[found].hasPrefix(fault.verdict + " "), "\(finished)")
+            if let advice = fault.advice {
+                #expect(
+                    lines[found + 1].hasPrefix("         -> ") && lines[found + 1].contains(advice), "\(finished)")
+            }
+        }
+    }
+
     @Test(
         "who uses a directory is named, and file systems below it",
         .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))

@@ -227,6 +227,107 @@ import Testing
         }
     }
 
+    @Test(
+        "fusesnap is killed while hooks freeze: what froze thaws, in reverse, and the freeze that went on is ended",
+        arguments: ["start", "run"])
+    func killedAtFreeze(_ verb: String) throws {
+        try MountedSource.with { mount in
+            let (said, goOn) = try mount.makeFifos()
+            // What is written to it stays until it is read.
+            let kept = try said.open(O_RDWR)
+            defer { _ = consume kept }
+            let hangs =
+                "[ $1 = thaw ] && echo > \(said) || { echo $$ > \(said); read line < \(goOn); echo late >> log; }"
+            let hooks =
+                ["--hook", try makeHook(mount, "a", "[ $1 = freeze ] || echo > \(said)")]
+                + ["--hook", try makeHook(mount, "b", hangs)]
+            let words =
+                verb == "run"
+                ? mount.runWords(hooks, ["echo", "ran"])
+                : [Machine.binary, "ctl", "start"] + hooks + [mount.mountpoint.string]
+            let child = try Child(words)
+            let freezing = try #require(Int32(try heard(said).dropLast()))
+            child.signal(SIGKILL)
+            #expect(try child.wait(seconds: 30).code == 128 + SIGKILL)
+            for _ in 0..<2 { _ = try heard(said) }
+            #expect(try calls(mount) == ["a freeze", "b freeze", "b thaw", "a thaw"])
+            #expect(!isRunning(freezing), "\(verb)")
+            #expect(try mount.status().state == "idle")
+        }
+    }
+
+    @Test("fusesnap is killed while hooks thaw: the one that thaws goes on, and the others thaw too")
+    func killedAtThaw() throws {
+        try MountedSource.with { mount in
+            let (said, goOn) = try mount.makeFifos()
+            // What is written to it stays until it is read.
+            let kept = try said.open(O_RDWR)
+            defer { _ = consume kept }
+            let slow =
+                "[ $1 = freeze ] || { echo > \(said); read line < \(goOn); echo thawed >> \(mount.top)/log; }"
+            let hooks =
+                ["--hook", try makeHook(mount, "a", "[ $1 = freeze ] || echo > \(said)")]
+                + ["--hook", try makeHook(mount, "b", slow)]
+            let child = try Child(mount.runWords(hooks, ["echo", "ran"]))
+            _ = try heard(said)
+            child.signal(SIGKILL)
+            #expect(try child.wait(seconds: 30).output.isEmpty)
+            try tell(goOn)
+            _ = try heard(said)
+            #expect(try calls(mount) == ["a freeze", "b freeze", "b thaw", "thawed", "a thaw"])
+            try wait("the end of the snapshot") { try mount.status().state == "idle" }
+        }
+    }
+
+    @Test("a daemon that is killed while its hook freezes: it thaws all the same")
+    func daemonKilled() throws {
+        try TemporaryDirectory.with { place in
+            try (place / "said").mkfifo()
+            let kept = try (place / "said").open(O_RDWR)
+            defer { _ = consume kept }
+            let own = place / "own"
+            let script =
+                "#!/bin/sh\necho $1 >> \(place)/log\necho > \(place)/said\n[ $1 = thaw ] || exec sleep 1000\n"
+            try own.create(Array(script.utf8), mode: 0o755)
+            try MountedSource.with(options: ["--hook", own.string]) { mount in
+                let child = try Child([Machine.binary, "ctl", "start", mount.mountpoint.string])
+                _ = try heard(place / "said")
+                kill(mount.daemon, SIGKILL)
+                _ = try heard(place / "said")
+                #expect(try (place / "log").contents() == Array("freeze\nthaw\n".utf8))
+                #expect(try child.wait(seconds: 30).code == 1)
+                try mount.waitForEnd()
+                try succeed([Machine.binary, "unmount", mount.mountpoint.string])
+            }
+        }
+    }
+
+    @Test("nothing is left of a start with hooks but the snapshot: no process waits") func nothingLeft() throws {
+        try MountedSource.with { mount in
+            let mark = "FUSESNAP_TEST_MARK=\(mount.top)"
+            func marked() throws -> [Path] {
+                try Path("/proc").entries().filter { process in
+                    guard Int32(process.string) != nil else { return false }
+                    do {
+                        let words = String(
+                            decoding: try (Path("/proc") / process / "environ").contents(), as: UTF8.self)
+                        return words.contains(mark)
+                    } catch {
+                        return false  // Gone, or another user's.
+                    }
+                }
+            }
+            let hooks = [
+                "--hook", try makeHook(mount, "a", "tr '\\0' '\\n' </proc/self/environ >\(mount.top)/environment"),
+            ]
+            let words = ["env", mark, Machine.binary, "ctl", "start"] + hooks + [mount.mountpoint.string]
+            #expect(try run(words).code == 0)
+            #expect(String(decoding: try (mount.top / "environment").contents(), as: UTF8.self).contains(mark))
+            #expect(try marked() == [])
+            try mount.stop()
+        }
+    }
+
     @Test("a hook that prints megabytes, for ever, with no line breaks: the end of it is shown")
     func megabytes() throws {
         try MountedSource.with { mount in

@@ -63,6 +63,12 @@ import Testing
             let held = try mount.status()
             #expect(held.number("process") == child.pid && held.json.contains("\"connection\" : true"), "\(held)")
             #expect(try mount.control("status").output.contains("ends with process \(child.pid) (fusesnap)\n"))
+            // Whoever wants another is told that a backup is reading this one.
+            for options in [[], ["--hook", "/bin/true"]] {
+                let other = try mount.runCommand(options, ["true"])
+                #expect(other.code == 125, "\(other)")
+                #expect(other.errors.contains("ends with process \(child.pid) (fusesnap): wait"), "\(other)")
+            }
             try tell(goOn)
             #expect(try child.wait(seconds: 30).code == 0)
             try mount.start()

@@ -116,6 +116,24 @@ struct ManualTests {
         }
     }
 
+    @Test(
+        "man -l shows the manual without a warning, on a terminal of 80 columns, with no word of it broken",
+        .enabled(if: Machine.has("man") && Machine.has("groff"), "needs man-db and groff"))
+    func man() throws {
+        for page in try (Self.package / "Docs/man").entries() {
+            let path = (Self.package / "Docs/man" / page).string
+            let shown = try run(
+                ["man", "--warnings", "-l", path],
+                environment: ["MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"])
+            #expect(
+                shown.code == 0 && shown.errors.isEmpty && shown.output.contains("SEE ALSO"), "\(page): \(shown)")
+            for line in shown.output.split(separator: "\n") {
+                // A name that is broken at the end of a line cannot be copied.
+                #expect(line.count <= 80 && !line.hasSuffix("\u{2010}"), "\(page): \(line)")
+            }
+        }
+    }
+
     @Test("install puts everything in its place, and uninstall takes it away", .enabled(if: Machine.has("make")))
     func install() throws {
         try TemporaryDirectory.with { top in
@@ -155,6 +173,18 @@ struct ManualTests {
             }
             let completion = top / "usr/share/bash-completion/completions/fusesnap"
             try succeed(["bash", "-n", completion.string])
+            // As bash calls it at a Tab: the command, the word, the one before.
+            let complete = """
+                . "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+                _fusesnap fusesnap "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[*]}"
+                """
+            for (words, offered) in [
+                (["ctl", "st"], "start stop status"), (["ru"], "run"), (["ctl", "start", "--le"], "--lease"),
+                (["run", "--in-place", ""], "auto always never"), (["freeze"], ""), (["hook"], ""),
+            ] {
+                let shell = ["bash", "--norc", "-c", complete, completion.string, "fusesnap"]
+                #expect(try succeed(shell + words) == offered + "\n", "\(words)")
+            }
             let fish = top / "usr/share/fish/vendor_completions.d/fusesnap.fish"
             let zsh = top / "usr/share/zsh/site-functions/_fusesnap"
             if Machine.has("zsh") { try succeed(["zsh", "-n", zsh.string]) }

@@ -42,6 +42,41 @@ import Testing
         }
     }
 
+    @Test(
+        "mounts over two directories of one file system, also where inodes may not be opened by handle",
+        .enabled(if: Machine.isRoot && Machine.has("setpriv"), "needs root and setpriv"))
+    func siblings() throws {
+        try TemporaryDirectory.with { top in
+            // As in a container without that capability.
+            let limited = ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-dac_read_search"]
+            for name in ["a", "b"] {
+                try (top / Path(name)).mkdir()
+                try succeed(limited + [Machine.binary, "mount", (top / Path(name)).string])
+            }
+            // Whoever is in it is told all the same.
+            try (top / "c").mkdir()
+            let inside = try run(
+                ["sh", "-c", "cd c && exec \"$0\" \"$@\""] + limited + [
+                    "sh", "-c", "\"$0\" mount \(top)/c; echo $?", Machine.binary,
+                ],
+                in: top)
+            #expect(inside.output == "1\n" && inside.errors.contains("working directory"), "\(inside)")
+            for name in ["a", "b"] { try succeed([Machine.binary, "unmount", (top / Path(name)).string]) }
+        }
+    }
+
+    @Test(
+        "the daemon in the background has a session of its own, without a terminal, and the root as its directory")
+    func session() throws {
+        try MountedSource.with { mount in
+            let stat = String(decoding: try Path("/proc/\(mount.daemon)/stat").contents(), as: UTF8.self)
+            let fields = try #require(stat.split(separator: ")").last).split(separator: " ")
+            #expect(fields[2] == "\(mount.daemon)" && fields[3] == "\(mount.daemon)", "group and session: \(stat)")
+            #expect(fields[4] == "0", "terminal: \(stat)")
+            #expect(try Path("/proc/\(mount.daemon)/cwd").readlink() == "/")
+        }
+    }
+
     @Test("unmount of a busy mount fails, says so, and all goes on")
     func busy() throws {
         try MountedSource.with { mount in

@@ -214,8 +214,8 @@ struct OrdinaryUserTests {
                 }
                 // It is in the list, without its state, and in no figure.
                 let list = try person.run("ctl", "list").output.split(separator: "\n")
-                let line = list.first { $0.hasPrefix("\(mount.mountpoint) ") }
-                #expect(line?.contains(" denied") == true, "\(list)")
+                let line = list.first { $0.hasSuffix(" \(mount.mountpoint) of \(mount.source)") }
+                #expect(line?.hasPrefix("denied ") == true, "\(list)")
                 #expect(try !person.run("ctl", "metrics").output.contains("\"\(mount.mountpoint)\""))
                 #expect(try person.run("unmount", mount.mountpoint.string).code == 1)
                 #expect(try mount.status().state == "idle")

@@ -112,6 +112,22 @@ import Testing
         }
     }
 
+    @Test("the daemon may have as many files open as it can be allowed, whatever the shell's limit is")
+    func descriptors() throws {
+        try TemporaryDirectory.with { top in
+            for name: Path in ["source", "mnt"] { try (top / name).mkdir() }
+            try succeed(
+                ["sh", "-c", "ulimit -S -n 256 && exec \"$0\" mount source mnt", Machine.binary], in: top)
+            let point = (top / "mnt").string
+            let status = MountStatus(json: try succeed([Machine.binary, "ctl", "status", "--json", point]))
+            let limits = String(decoding: try Path("/proc/\(status.pid)/limits").contents(), as: UTF8.self)
+            let line = limits.split(separator: "\n").first { $0.hasPrefix("Max open files") }
+            let numbers = (line?.split(separator: " ") ?? []).compactMap { Int($0) }
+            #expect(numbers.count == 2 && numbers[0] == numbers[1] && numbers[0] > 256, "\(limits)")
+            try succeed([Machine.binary, "unmount", point])
+        }
+    }
+
     /// CAP_SYS_RESOURCE, which containers may lack.
     private static let mayProtectItself: Bool = {
         let text = (try? Path("/proc/self/status").contents()).map { String(decoding: $0, as: UTF8.self) } ?? ""

@@ -86,6 +86,38 @@ import Testing
         }
     }
 
+    @Test(
+        "--watch fits on any terminal: nothing wraps or scrolls, and what changes is seen",
+        .enabled(if: Machine.has("tmux"), "needs tmux"), arguments: [(80, 24), (40, 24), (80, 6)])
+    func watchSize(_ columns: Int, _ rows: Int) throws {
+        try MountedSource.with { mount in
+            try (mount.mountpoint / "file").create(bytes(1 << 20))
+            try mount.start()
+            let tmux = ["tmux", "-S", (mount.top / "tmux").string]
+            let watch = [Machine.binary, "ctl", "status", "--watch", "--interval", "0.1", mount.mountpoint.string]
+            try succeed(
+                tmux + ["-f", "/dev/null", "new-session", "-d", "-x", "\(columns)", "-y", "\(rows)"] + watch)
+            func screen() throws -> [Substring] {
+                try succeed(tmux + ["capture-pane", "-p", "-S", "-"]).split(separator: "\n")
+            }
+            let label = rows < 10 ? "State:" : "Delta:"
+            var at = 0
+            try wait("the second drawing") {
+                try (mount.mountpoint / "file").write(bytes(4096, seed: 3), at: at)
+                at += 4096
+                let changed = try screen().first { $0.hasPrefix(label) }
+                return changed?.contains(rows < 10 ? "active" : "/s)") == true
+            }
+            let lines = try screen()
+            #expect(lines.count < rows && lines.allSatisfy { $0.count <= columns }, "\(lines)")
+            // Drawn over itself: no line is there twice.
+            #expect(lines.filter { $0.hasPrefix("Mount point:") }.count == 1, "\(lines)")
+            // It ends when the mount goes, and tmux with it.
+            try mount.unmount()
+            try wait("tmux") { try run(tmux + ["has-session"]).code != 0 }
+        }
+    }
+
     @Test("--interval without --watch, or out of bounds, is wrong usage", arguments: ["0", "-1", "nan", "1e9"])
     func interval(_ value: String) throws {
         for words in [["--watch", "--interval=\(value)"], ["--interval=1"]] {
@@ -99,9 +131,14 @@ import Testing
             try mount.start()
             try MountedSource.with { other in
                 let text = try succeed([Machine.binary, "ctl", "list"])
-                let line = text.split(separator: "\n").first { $0.hasPrefix(mount.mountpoint.string + " ") }
-                #expect(
-                    line?.contains(" active ") == true && line?.contains(mount.source.string) == true, "\(text)")
+                let line = text.split(separator: "\n").first {
+                    $0.hasSuffix(" \(mount.mountpoint) of \(mount.source)")
+                }
+                #expect(line?.hasPrefix("active ") == true && line?.contains(" s  ") == true, "\(text)")
+                // What is not a path has its place on the shortest line of a terminal.
+                let mounts = text.split(separator: "\n").filter { $0.contains(" /") }
+                let before = mounts.compactMap { $0.split(separator: "/").first?.count }
+                #expect(before.allSatisfy { $0 < 60 }, "\(text)")
                 kill(other.daemon, SIGKILL)
                 try other.waitForEnd()
                 let json = try succeed([Machine.binary, "ctl", "list", "--json"])

@@ -12,7 +12,7 @@ struct UserSnapshotTests {
 
     /// Calls `body` with a mount of homes/mine and homes/theirs, each with a file.
     private func with(options: [String] = [], _ body: (MountedSource) throws -> Void) throws {
-        try MountedSource.with(options: options) { mount throws in
+        try MountedSource.with(mode: .preserve, options: options) { mount throws in
             try succeed(["cp", Machine.binary, (mount.top / "fusesnap").string])
             try (mount.mountpoint / "homes").mkdir()
             for (name, user): (Path, UInt32) in [("mine", Self.mine), ("theirs", Self.theirs)] {
@@ -200,6 +200,75 @@ struct UserSnapshotTests {
                 (top / "mnt").string,
             ])
             #expect(finished.code == 1 && finished.errors.contains("user_snapshots"), "\(finished)")
+        }
+    }
+
+    @Test("in mode redirect a snapshot is of everybody's files and of all of them: anything else is refused")
+    func redirected() throws {
+        try MountedSource.with(mode: .redirect) { mount in
+            for option in ["--user=root", "--group=root", "--single-pass"] {
+                let started = try mount.control("start", option)
+                #expect(started.code == 1 && started.errors.contains("mode preserve"), "\(started)")
+                let command = try run([Machine.binary, "run", option, mount.mountpoint.string, "--", "true"])
+                #expect(command.code == 125 && command.errors.contains("mode preserve"), "\(command)")
+            }
+            #expect(try mount.status().state == "idle")
+            try mount.start()
+            try mount.stop()
+        }
+        for mode in [["--mode", "redirect", "-o", "user_snapshots"], ["-o", "mode=redirect,user_snapshots"]] {
+            let mounted = try run([Machine.binary, "mount"] + mode + ["/nowhere"])
+            #expect(mounted.code == 64 && mounted.errors.contains("user_snapshots"), "\(mounted)")
+        }
+    }
+
+    @Test(
+        "a snapshot of some users' files, or for a single pass, does not outlive a daemon that is killed, and the mount says so",
+        arguments: ["--user=root", "--single-pass"], [false, true])
+    func killed(_ option: String, _ hasEnded: Bool) throws {
+        try TemporaryDirectory.with { top in
+            let (source, point) = (top / "source", top / "mnt")
+            for directory in [source, point] { try directory.mkdir() }
+            try (source / "file").create(bytes(30_000))
+            let mount = [Machine.binary, "mount", "--mode", "preserve", source.string, point.string]
+            func unmount() throws { try succeed([Machine.binary, "unmount", "--force", point.string]) }
+            try succeed(mount)
+            do {
+                try succeed([Machine.binary, "ctl", "start", option, point.string])
+                if option == "--single-pass" { _ = try (point / ".snapshot/file").contents() }
+                try (point / "file").write(bytes(8_192, seed: 2), at: 4_096)
+                if hasEnded { try succeed([Machine.binary, "ctl", "stop", point.string]) }
+                let daemon = MountStatus(
+                    json: try succeed([Machine.binary, "ctl", "status", "--json", point.string])
+                ).pid
+                kill(daemon, SIGKILL)
+                try wait("the daemon's end") { !isRunning(daemon) }
+                try unmount()
+            } catch {
+                try unmount()
+                throw error
+            }
+            let wanted = option == "--single-pass" ? "(--single-pass)" : "(--user, --group)"
+            let check = try run([Machine.binary, "check", (source / ".fusesnap").string])
+            #expect(check.code == 0 && check.output.contains(wanted) != hasEnded, "\(check)")
+            let again = try run(mount)
+            do {
+                #expect(again.code == 0 && again.errors.contains(wanted) != hasEnded, "\(again)")
+                #expect(again.errors.contains("discarded the snapshot") != hasEnded, "\(again)")
+                let status = MountStatus(
+                    json: try succeed([Machine.binary, "ctl", "status", "--json", point.string]))
+                #expect(status.state == "idle")
+                var data = bytes(30_000)
+                data.replaceSubrange(4_096..<12_288, with: bytes(8_192, seed: 2))
+                #expect(try (point / "file").contents() == data)
+                // The next is taken up as ever: nothing is left of the other.
+                try succeed([Machine.binary, "ctl", "start", point.string])
+                try succeed([Machine.binary, "ctl", "stop", point.string])
+                try unmount()
+            } catch {
+                try unmount()
+                throw error
+            }
         }
     }
 

@@ -24,7 +24,7 @@ struct MountOptionsTests {
 
     @Test func `what fstab means for others is passed over`() throws {
         let options = try MountOptions(parsing: [
-            "defaults,noauto,nofail,_netdev,user,x-systemd.automount,x-systemd.requires=a.mount,comment=b,,"
+            "defaults,async,relatime,noauto,nofail,_netdev,user,x-systemd.automount,x-systemd.requires=a.mount,comment=b,,"
         ])
         #expect(options == MountOptions())
     }

@@ -95,4 +95,44 @@ struct CommandTests {
         #expect(lines.contains("Delta:         2.0 KiB"))
         #expect(lines.contains("Mount point:   /mnt"))
     }
+
+    private func merging(_ done: UInt64, _ total: UInt64) -> Status {
+        var status = Status(
+            pid: 7, version: "1", source: "/data", mountpoint: "/mnt", mode: "redirect", state: .merging,
+            started: "2026-11-23T03:00:00Z", deltaBytes: 4 << 20, changedAreas: 3, snapshotBytesRead: 0,
+            store: "/data/.fusesnap", io: "write-through")
+        status.merge = StopProgress(bytesDone: done, bytesTotal: total)
+        return status
+    }
+
+    @Test func `a merge is told with how far it is, in a summary, on a line, in a list and in figures`() throws {
+        let (before, now) = (merging(1 << 20, 4 << 20), merging(3 << 20, 4 << 20))
+        let rates = StatusRates(from: before, to: now, after: .seconds(2))
+        let rows = StatusSummary(now).rows(rates)
+        #expect(rows.contains { $0.0 == "State" && $0.1.hasPrefix("merging: ") })
+        #expect(rows.contains { $0 == ("Merged", "3.0 MiB of 4.0 MiB (75 %)  (+1.0 MiB/s)") })
+        // What cannot be read any more is not told as if it could.
+        #expect(!rows.contains { $0.0.hasPrefix("Snapshot") })
+        #expect(StatusWatch.line(now, rates).hasSuffix("  merging  3.0 MiB of 4.0 MiB (75 %) (+1.0 MiB/s)"))
+        #expect(now.jsonLine.contains("\"merge\":{\"bytes_done\":3145728,\"bytes_total\":4194304}"))
+        var item = MountListing.Item(mountpoint: "/mnt", user: 0, state: .merging, visible: true)
+        item.status = now
+        let metrics = Metrics(MountListing(mounts: [item], staleSockets: [])).text
+        #expect(metrics.contains("fusesnap_merge_done_bytes{mountpoint=\"/mnt\"} 3145728\n"))
+        #expect(ControlList.state(item) == "merging 75 %")
+    }
+
+    @Test(
+        arguments: [
+            (0, 4, 0), (1, 4, 25), (4, 4, 100), (9999, 10_000, 99), (0, 0, 100), (5, 4, 100),
+            (1 << 62, 1 << 63, 50),
+        ] as [(UInt64, UInt64, Int)])
+    func `a bar is full only when all is merged, and fits on a line`(
+        _ done: UInt64, _ total: UInt64, _ percent: Int
+    ) {
+        let progress = MergeProgress(StopProgress(bytesDone: done, bytesTotal: total))
+        #expect(progress.percent == percent)
+        #expect(progress.bar.filter { $0 == "#" }.count == percent / 4)
+        #expect(progress.bar.count < 80)
+    }
 }

@@ -93,8 +93,11 @@ import Testing
             try file.setAttribute("security.s", [3])
             #expect(try file.attribute("trusted.t") == [1, 2])
             #expect(try Set(file.attributeNames()) == ["trusted.t", "security.s"])
-            try asUser(1000) {
+            try asUser(1000) { () throws in
                 #expect(throws: Errno.noData) { try file.attribute("trusted.t") }
+                #expect(try file.attributeNames() == ["security.s"])
+                #expect(try file.attributeNames(room: "security.s".utf8.count + 1) == ["security.s"])
+                #expect(throws: Errno.outOfRange) { try file.attributeNames(room: "security.s".utf8.count) }
                 #expect(throws: Errno.notPermitted) { try file.setAttribute("trusted.t", [1]) }
                 #expect(throws: Errno.notPermitted) { try file.setAttribute("security.s", [1]) }
             }

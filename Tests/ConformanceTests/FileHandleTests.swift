@@ -110,6 +110,32 @@ import Testing
         }
     }
 
+    @Test(
+        "handles of directories that changed, moved or are new lead to them after the kernel has forgotten them",
+        arguments: Setting.available)
+    func directories(_ setting: Setting) throws {
+        try setting.run { place in
+            for name: Path in ["a", "a/b", "a/b/c", "z"] { try (place / name).mkdir() }
+            try place.cut()
+            try (place / "a/new-file").create()
+            try (place / "new").mkdir()
+            try (place / "new/sub").mkdir()
+            try (place / "a/b").rename(to: place / "z/moved")
+            let paths: [Path] = ["a", "new", "new/sub", "z", "z/moved", "z/moved/c"]
+            let handles = try paths.map { ($0, try (place / $0).handle()) }
+            for _ in 1...2 {
+                try dropCaches()
+                for (path, handle) in handles {
+                    let directory = try opened(place, handle, O_RDONLY | O_DIRECTORY)
+                    let now = try Path("/proc/self/fd/\(directory.raw)").readlink()
+                    #expect(now == place / path)
+                    #expect(try directory.entries().count == (place / path).entries().count)
+                }
+                try place.cut()
+            }
+        }
+    }
+
     @Test("a handle that nobody made is refused", arguments: Setting.available)
     func nonsense(_ setting: Setting) throws {
         try setting.run { place in

@@ -104,6 +104,26 @@ private let whiteout: Int32 = 4
     }
 
     @Test(
+        "a whiteout is of the user who renames", .enabled(if: Machine.isRoot, "needs root"),
+        arguments: Setting.available)
+    func whiteoutsOfUsers(_ setting: Setting) throws {
+        try setting.run { place in
+            try place.root.chmod(0o777)
+            for user in [1000, 1001, 1000, 1002, 1001] as [UInt32] {
+                try (place / "replaced").create(bytes(10))
+                try asUser(user) { try (place / "a").create() }
+                try place.cut()
+                try asUser(user) { try (place / "a").rename(to: place / "replaced", flags: whiteout) }
+                let status = try (place / "a").lstat()
+                #expect(status.kind == .characterDevice && status.specialDevice == 0)
+                #expect(status.user == user && status.group == user)
+                #expect(try (place / "replaced").lstat().user == user)
+                for name: Path in ["a", "replaced"] { try (place / name).unlink() }
+            }
+        }
+    }
+
+    @Test(
         "RENAME_WHITEOUT leaves a whiteout behind", .enabled(if: Machine.isRoot, "needs root"),
         arguments: Setting.available)
     func whiteouts(_ setting: Setting) throws {

@@ -8,20 +8,28 @@ enum Setting: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case idle = "idle mount"
     case active = "mount with a snapshot active"
     case overItself = "mount over itself"
+    case redirectIdle = "idle mount in mode redirect"
+    case redirected = "mount with changes redirected"
 
     var testDescription: String { rawValue }
 
-    static var available: [Setting] { Machine.canMount ? allCases : [.plain] }
+    static var available: [Setting] {
+        if !Machine.canMount { return [.plain] }
+        return allCases.filter { Machine.Mode.available.contains($0.mode) }
+    }
+
+    private var mode: Machine.Mode { self == .redirectIdle || self == .redirected ? .redirect : .preserve }
+    private var isActive: Bool { self == .active || self == .redirected }
 
     /// Calls `body` with an empty directory.
     func run(_ body: (Place) throws -> Void) throws {
         switch self {
         case .plain:
             try TemporaryDirectory.with { try body(Place(root: $0, mount: nil, isActive: false)) }
-        case .idle, .active, .overItself:
-            try MountedSource.with(overItself: self == .overItself) { mount in
-                if self == .active { try mount.start() }
-                try body(Place(root: mount.mountpoint, mount: mount, isActive: self == .active))
+        case .idle, .active, .overItself, .redirectIdle, .redirected:
+            try MountedSource.with(mode: mode, overItself: self == .overItself) { mount in
+                if isActive { try mount.start() }
+                try body(Place(root: mount.mountpoint, mount: mount, isActive: isActive))
             }
         }
     }

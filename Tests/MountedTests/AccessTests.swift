@@ -121,6 +121,42 @@ struct AccessTests {
     }
 
     @Test(
+        "nor does the kernel take it for a user's pages that it writes",
+        .enabled(
+            if: Machine.has("mkfs.ext4") && Path("/dev/loop-control").exists, "needs mkfs.ext4 and loop devices"),
+        arguments: ["write-through", "writeback"])
+    func reservedBlocksForPages(_ policy: String) throws {
+        let size = 64 << 20
+        try MountedSource.with(
+            options: ["-o", "io=\(policy)"],
+            prepare: { source in
+                let image = Path(source.string + ".image")
+                try image.create()
+                try image.truncate(size)
+                try succeed(["mkfs.ext4", "-q", "-m", "25", image.string])
+                try succeed(["mount", "-o", "loop", image.string, source.string])
+                try source.chmod(0o777)
+            }
+        ) { mount in
+            try asUser(Self.user) {
+                let file = try (mount.mountpoint / "mapped").open(O_RDWR | O_CREAT)
+                try file.truncate(size)
+                let mapping = try file.map(size)
+                for page in stride(from: 0, to: size, by: 4096) { try mapping.write([1], at: page) }
+                #expect(throws: Errno.noSpace) { try mapping.sync() }
+                let written = try (mount.mountpoint / "written").open(O_RDWR | O_CREAT)
+                #expect(throws: Errno.noSpace) {
+                    for piece in 0..<64 { try written.writeAll(bytes(1 << 20), at: piece << 20) }
+                    try written.sync()
+                }
+            }
+            let left = try mount.source.fileSystem()
+            #expect(Int(left.f_bfree * left.f_frsize) > size / 5, "what root has left")
+            try (mount.mountpoint / "root").create(bytes(1 << 20))
+        }
+    }
+
+    @Test(
         "with user_allow_other, a user's mount gives others what the modes give them",
         .enabled(
             if: Machine.usersMayMount && Machine.has("unshare") && Machine.has("setpriv"),

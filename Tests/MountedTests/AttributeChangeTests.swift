@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite(.serialized, .enabled(if: Machine.canMount, "\(Machine.needsMount)")) struct AttributeChangeTests {
-    @Test("a snapshot keeps the attributes at the cut", arguments: changes, Variant.allCases)
+    @Test("a snapshot keeps the attributes at the cut", arguments: changes, Variant.available)
     func keepsAttributes(_ change: Change, _ variant: Variant) throws {
         try verify(change, variant)
     }

@@ -28,12 +28,21 @@ enum Variant: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case overItself = "mounted over itself"
     case storeElsewhere = "store outside the source"
     case withoutHandles = "without file handles"
+    case redirected = "redirected, then merged"
+    case discarded = "redirected, then discarded"
 
     var testDescription: String { rawValue }
+
+    static var available: [Variant] {
+        allCases.filter { !$0.isRedirect || Machine.Mode.available.contains(.redirect) }
+    }
+
+    var isRedirect: Bool { self == .redirected || self == .discarded }
 
     func mount(_ body: (MountedSource) throws -> Void) throws {
         switch self {
         case .unread, .readBefore: try MountedSource.with(body)
+        case .redirected, .discarded: try MountedSource.with(mode: .redirect, body)
         case .overItself: try MountedSource.with(overItself: true, body)
         case .withoutHandles: try MountedSource.with(options: ["-o", "no_file_handles"], body)
         case .storeElsewhere:
@@ -54,7 +63,8 @@ func verify(_ change: Change, _ variant: Variant) throws {
         let twin = mount.top / "twin"
         let vague: Set<Fact> = change.allocates ? [.ranges] : []
         // Without handles a file of which one name went is kept by a further link, whose end stamps the file.
-        let atStop = variant == .withoutHandles ? vague.union([.ctime]) : vague
+        // And a merge stamps all that it changes.
+        let atStop = variant == .withoutHandles || variant == .redirected ? vague.union([.ctime]) : vague
         try twin.mkdir()
         let (changeLive, changeTwin) = (try change.prepare(mount.mountpoint), try change.prepare(twin))
         let (atCut, twinAtCut) = (try TreeCapture(mount.mountpoint), try TreeCapture(twin))
@@ -76,6 +86,15 @@ func verify(_ change: Change, _ variant: Variant) throws {
             #expect(mine == facts, "times that the change moved: \(path)")
         }
         try expectSnapshot(mount, is: atCut, "after the change")
+        if variant.isRedirect {
+            expect(try TreeCapture(mount.source), equals: atCut, "the source itself while redirected")
+        }
+        if variant == .discarded {
+            try mount.discard()
+            expect(try TreeCapture(mount.mountpoint), equals: atCut, "live view after the discard")
+            expect(try TreeCapture(mount.source), equals: atCut, "the source itself after the discard")
+            return
+        }
 
         try mount.stop()
         expect(try TreeCapture(mount.mountpoint), equals: now, ignoring: atStop, "live view after the stop")

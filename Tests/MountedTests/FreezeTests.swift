@@ -36,6 +36,38 @@ import Testing
     }
 
     @Test(
+        "a file without a name is gone when it is closed, however it was written",
+        .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
+    func temporaryFile() throws {
+        try MountedSource.with { mount in
+            for _ in 0..<10 {
+                let file = try mount.mountpoint.open(O_TMPFILE | O_RDWR)
+                try file.writeAll(bytes(100_000))
+                #expect(try file.read(200_000, at: 0) == bytes(100_000))
+            }
+            try mount.start()
+            try mount.stop()
+            try wait("the daemon to let go of files that are gone") { try removedFilesHeld(by: mount) == 0 }
+        }
+    }
+
+    /// How many of the daemon's descriptors are of files that have no name.
+    private func removedFilesHeld(by mount: MountedSource) throws -> Int {
+        let directory = Path("/proc/\(mount.daemon)/fd")
+        var count = 0
+        for name in try directory.entries() {
+            do throws(Errno) {
+                // In a mount of the daemon's own: its paths are not ours.
+                if try (directory / name).readlink().string.hasSuffix("(deleted)") { count += 1 }
+            } catch {
+                // Closed since it was listed.
+                guard error == .noSuchFileOrDirectory else { throw error }
+            }
+        }
+        return count
+    }
+
+    @Test(
         "a start that cannot freeze a file names it and changes nothing",
         .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
     func heldFile() throws {

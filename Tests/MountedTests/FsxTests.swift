@@ -8,9 +8,11 @@ import Testing
     private static let operations = 1_500
     private static let sizeMax = 300_000
 
-    @Test("a file under random operations is what the model says, and the snapshot stays", arguments: seeds(4))
-    func matchesModel(_ seed: UInt64) throws {
-        try MountedSource.with { mount in
+    @Test(
+        "a file under random operations is what the model says, and the snapshot stays", arguments: seeds(4),
+        Machine.Mode.available)
+    func matchesModel(_ seed: UInt64, _ mode: Machine.Mode) throws {
+        try MountedSource.with(mode: mode) { mount in
             var exerciser = try Exerciser(mount.mountpoint / "file", seed: seed)
             for _ in 0..<200 { try exerciser.step() }
             let frozen = exerciser.model

@@ -7,9 +7,11 @@ import Testing
 @Suite(.serialized, .enabled(if: Machine.canMount, "\(Machine.needsMount)")) struct RandomTreeTests {
     private static let operations = 700
 
-    @Test("random trees agree with a plain directory, and every snapshot stays what it was", arguments: seeds(6))
-    func agrees(_ seed: UInt64) throws {
-        try MountedSource.with { mount in
+    @Test(
+        "random trees agree with a plain directory, and every snapshot stays what it was",
+        arguments: seeds(6), Machine.Mode.available)
+    func agrees(_ seed: UInt64, _ mode: Machine.Mode) throws {
+        try MountedSource.with(mode: mode) { mount in
             let twin = mount.top / "twin"
             try twin.mkdir()
             var generator = Generator(seed: seed)
@@ -35,10 +37,14 @@ import Testing
                 let (live, plain) = (try TreeCapture(mount.mountpoint), try TreeCapture(twin))
                 let vague = instants.union([.ranges])
                 expect(live, equals: plain, ignoring: vague, "seed \(seed), round \(round): live view")
+                if mode == .redirect {
+                    expect(try TreeCapture(mount.source), equals: atCut, "seed \(seed): the source while redirected")
+                }
                 try mount.stop()
-                expect(
-                    try TreeCapture(mount.mountpoint), equals: live, ignoring: [.ranges],
-                    "seed \(seed): after the stop")
+                let stamps: Set<Fact> = mode == .redirect ? [.ranges, .ctime] : [.ranges]
+                for root in [mount.mountpoint, mount.source] {
+                    expect(try TreeCapture(root), equals: live, ignoring: stamps, "seed \(seed): after the stop")
+                }
             }
         }
     }
@@ -49,7 +55,7 @@ import Testing
         "a snapshot of some users' files shows these and what leads to them, whatever becomes of files and owners",
         .enabled(if: Machine.isRoot, "needs root"), arguments: scopes, seeds(3))
     func scope(_ users: [UInt32], _ seed: UInt64) throws {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             var generator = Generator(seed: seed)
             func apply(_ number: Int) {
                 for _ in 0..<number { _ = generator.next().result(under: mount.mountpoint) }

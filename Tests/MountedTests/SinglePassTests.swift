@@ -58,7 +58,7 @@ import Testing
         "a program that reads once gets all of the cut while files are written, and then nothing is stored any more",
         arguments: programs.filter { Machine.has($0.name) })
     func program(_ program: Program) throws {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             let live = mount.mountpoint
             try fill(live)
             let atCut = try TreeCapture(live)
@@ -102,7 +102,7 @@ import Testing
 
     @Test("a backup that reads each file once ends with 0, one that reads again what has changed does not")
     func once() throws {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             try fill(mount.mountpoint)
             func back(_ script: String) throws -> Finished {
                 try run([
@@ -131,7 +131,7 @@ import Testing
     @Test("what the kernel reads ahead, for a mapping or for splice is not taken for read") func kernelsOwn()
         throws
     {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             let live = mount.mountpoint
             try fill(live)
             try start(mount)
@@ -161,7 +161,7 @@ import Testing
     }
 
     @Test("a file with several names is kept, since programs read it once a name") func links() throws {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             try fill(mount.mountpoint)
             try start(mount)
             let data = try (mount.snapshot / "linked").contents()
@@ -173,7 +173,7 @@ import Testing
 
     @Test("readers and writers at once: a reader gets the cut or an error, never other data", arguments: seeds(3))
     func race(_ seed: UInt64) throws {
-        try MountedSource.with { mount in
+        try MountedSource.with(mode: .preserve) { mount in
             let live = mount.mountpoint
             try (live / "file").create(bytes(2 << 20, seed: 1))
             try start(mount)

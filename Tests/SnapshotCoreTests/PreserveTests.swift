@@ -194,13 +194,13 @@ import Testing
             let target = try snapshot.target("f", O_RDWR)
             #expect(snapshot.preserve.willChangeData(of: target, 0..<4096))
             try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)
-            snapshot.preserve.didChangeBeside(file.key, "a test wrote to f")
+            snapshot.preserve.cut.didChangeBeside(file.key, "a test wrote to f")
             #expect(snapshot.preserve.end.inexactReason == "a test wrote to f")
             #expect(snapshot.preserve.end.isRecording)
             #expect(throws: Errno.ioError) { try snapshot.data(file) }
             #expect(try snapshot.status(file).size == 40_000, "its attributes were recorded before")
             try (snapshot.top / "d").chmod(0o700)
-            snapshot.preserve.didChangeBeside(directory.key, "a test changed d")
+            snapshot.preserve.cut.didChangeBeside(directory.key, "a test changed d")
             #expect(throws: Errno.ioError) { try snapshot.status(directory) }
             #expect(try snapshot.entry("l") != nil)
             // What is changed through the mount after that must not be recorded as if it were the original.
@@ -219,11 +219,11 @@ import Testing
             let target = try snapshot.target("f", O_RDWR)
             #expect(snapshot.preserve.willChangeData(of: target, 0..<Int64.max))
             try (snapshot.top / "f").open(O_WRONLY).writeAll([0], at: 20_000)
-            snapshot.preserve.didChangeBeside(file.key, "not to be told")
+            snapshot.preserve.cut.didChangeBeside(file.key, "not to be told")
             try (snapshot.top / "new").create([1])
             let made = try snapshot.target("new")
             snapshot.preserve.didMake(try FileStatus(of: made.descriptor))
-            snapshot.preserve.didChangeBeside(made.key, "not to be told")
+            snapshot.preserve.cut.didChangeBeside(made.key, "not to be told")
             #expect(snapshot.preserve.end.inexactReason == nil)
             #expect(try snapshot.data(file) == Self.original)
         }

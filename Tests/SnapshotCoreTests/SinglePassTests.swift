@@ -42,7 +42,7 @@ import Testing
     func readThenChanged() throws {
         try with { snapshot throws in
             let file = try #require(try snapshot.entry("f"))
-            snapshot.preserve.didRead(0..<5, of: file.key)
+            snapshot.preserve.cut.didRead(0..<5, of: file.key)
             // It has not changed: it can be read again.
             #expect(try read(snapshot, file, 0..<20_480) == Array(Self.original[..<20_480]))
             try overwrite(snapshot, 0..<40_000)
@@ -70,10 +70,10 @@ import Testing
             try delta.open(O_RDWR).sync()
             let before = try delta.lstat().blocks
             #expect(try read(snapshot, file, 0..<16_384) == Array(Self.original[..<16_384]))
-            snapshot.preserve.didRead(0..<4, of: file.key)
+            snapshot.preserve.cut.didRead(0..<4, of: file.key)
             #expect(snapshot.preserve.store.storedBytes == 40_000 - 16_384)
             #expect(try before - delta.lstat().blocks == 16_384 / 512)
-            snapshot.preserve.didRead(4..<Self.blocks, of: file.key)
+            snapshot.preserve.cut.didRead(4..<Self.blocks, of: file.key)
             #expect(snapshot.preserve.store.storedBytes == 0 && snapshot.preserve.store.peakBytes == 40_000)
             #expect(throws: Errno.ioError) { try read(snapshot, file, 0..<100) }
             // Nothing is stored for further changes, and the holes that they make are not taken for those of the cut.
@@ -93,7 +93,7 @@ import Testing
             try (top / "f").truncate(40_000)
         } _: { snapshot throws in
             let file = try #require(try snapshot.entry("f"))
-            snapshot.preserve.didRead(0..<Self.blocks, of: file.key)
+            snapshot.preserve.cut.didRead(0..<Self.blocks, of: file.key)
             #expect(try snapshot.place(file, SEEK_DATA, from: 8_192) == nil)
             try overwrite(snapshot, 12_288..<16_384)
             #expect(try snapshot.place(file, SEEK_DATA, from: 8_192) == 12_288)
@@ -111,14 +111,14 @@ import Testing
                 let file = try #require(try snapshot.entry("f"))
                 let opened = try #require(try snapshot.descriptor(file))
                 let graves = snapshot.top / ".fusesnap/graveyard"
-                if isReadFirst { snapshot.preserve.didRead(0..<Self.blocks, of: file.key) }
+                if isReadFirst { snapshot.preserve.cut.didRead(0..<Self.blocks, of: file.key) }
                 try snapshot.unlink("f")
                 #expect(try graves.entries().count == (isReadFirst ? 0 : 1))
                 if !isReadFirst {
                     #expect(snapshot.preserve.store.buriedBytes > 0)
-                    snapshot.preserve.didRead(0..<3, of: file.key)
+                    snapshot.preserve.cut.didRead(0..<3, of: file.key)
                     #expect(try graves.entries().count == 1)
-                    snapshot.preserve.didRead(3..<Self.blocks, of: file.key)
+                    snapshot.preserve.cut.didRead(3..<Self.blocks, of: file.key)
                     #expect(try graves.entries().isEmpty)
                 }
                 #expect(snapshot.preserve.store.storedBytes == 0 && snapshot.preserve.store.buriedBytes == 0)
@@ -136,7 +136,7 @@ import Testing
             try (top / "f").create(Self.original)
         } _: { snapshot throws in
             let file = try #require(try snapshot.entry("f"))
-            snapshot.preserve.didRead(0..<Self.blocks, of: file.key)
+            snapshot.preserve.cut.didRead(0..<Self.blocks, of: file.key)
             try overwrite(snapshot, 0..<40_000)
             #expect(try snapshot.data(file) == Self.original)
         }

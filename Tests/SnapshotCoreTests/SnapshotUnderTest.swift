@@ -11,7 +11,7 @@ struct SnapshotUnderTest {
     let source: SourceTree
     let store: Store
     let preserve: Preserve
-    var tree: SnapshotTree { SnapshotTree(preserve) }
+    var tree: SnapshotTree { SnapshotTree(preserve.cut) }
 
     /// Calls `body` with a snapshot of a new directory that `prepare` has filled.
     static func with(
@@ -25,7 +25,7 @@ struct SnapshotUnderTest {
             let root = try top.string.withCString {
                 try Descriptor.open(at: .workingDirectory, $0, O_RDONLY | O_DIRECTORY)
             }
-            let store = try Store(source: root, sourcePath: top.string, path: nil) { _ in }
+            let store = try Store(source: root, sourcePath: top.string, path: nil)
             defer { store.close() }
             let source = try SourceTree(root: root, hidden: store.hidden, mayUseHandles: usesHandles)
             let delta = try DeltaStore(in: store, bytesMax: bytesMax)

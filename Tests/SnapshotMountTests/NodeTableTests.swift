@@ -182,6 +182,103 @@ import Testing
         }
     }
 
+    @Test("what is pinned goes with the next look-up, but not with one that the removal overtook")
+    func unpinning() throws {
+        try TemporaryDirectory.with { top in
+            try (top / "file").create()
+            let status = try FileName((top / "file").string).withCString { (name) throws(Errno) in
+                try FileStatus(at: .workingDirectory, name)
+            }
+            // By its handle, by its name; by neither where it lies in a file system mounted below.
+            let sources: [(keepsNames: Bool, hasHandle: Bool)] = [(false, true), (true, false), (false, false)]
+            for (keepsNames, hasHandle) in sources {
+                let table = NodeTable(isSnapshot: false, keepsNames: keepsNames)
+                let reference = try reference(top / "file", hasHandle: hasHandle)
+                _ = try table.remember(reference, parent: 1, "a", at: table.moment)
+                let before = table.moment
+                let kept = try pin(table, reference, top / "file")
+                #expect(kept.isOpen)
+                #expect(table.lookup(status, parent: 1, "a", at: before) != nil)
+                #expect(kept.isOpen, "overtaken")
+                #expect(table.lookup(status, parent: 1, "b", at: table.moment) != nil)
+                #expect(kept.isOpen == !(keepsNames || hasHandle))
+            }
+        }
+    }
+
+    /// Tells whether a descriptor is still open.
+    private struct Watch {
+        weak var descriptor: Descriptor?
+        var isOpen: Bool { descriptor != nil }
+    }
+
+    /// Pins a descriptor that nobody else has.
+    private func pin(_ table: NodeTable, _ reference: InodeReference, _ path: Path) throws -> Watch {
+        let descriptor = try opened(path)
+        table.pin(reference, descriptor)
+        return Watch(descriptor: descriptor)
+    }
+
+    private func opened(_ path: Path) throws(Errno) -> Descriptor {
+        try FileName(path.string).withCString { (name) throws(Errno) in
+            try Descriptor.open(at: .workingDirectory, name, O_PATH)
+        }
+    }
+
+    @Test("without handles, a node that another name leads to keeps no descriptor, and few others do")
+    func losingOneOfSeveralNames() throws {
+        try TemporaryDirectory.with { top in
+            let table = NodeTable(isSnapshot: false, keepsNames: true)
+            let descriptor = try opened(top)
+            var references: [InodeReference] = []
+            var nodes: [UInt64] = []
+            for number in 0..<1200 {
+                let name = top / Path("\(number)")
+                try name.create()
+                references.append(try reference(name))
+                nodes.append(try table.remember(references[number], parent: 1, "a", at: table.moment))
+            }
+            _ = try table.remember(references[0], parent: 1, "b", at: table.moment)
+            loseName(FileName("a"), references[0], descriptor, table)
+            #expect(!isPinned(nodes[0], table))
+            for number in 1..<1200 { loseName(FileName("a"), references[number], descriptor, table) }
+            let pinned = nodes.filter { isPinned($0, table) }
+            #expect(pinned.count == 1024)
+            // One that has lost its last name stays pinned, however many follow.
+            table.pin(references[1100], descriptor)
+            for number in 1..<1200 where number != 1100 {
+                loseName(FileName("a"), references[number], descriptor, table)
+            }
+            #expect(isPinned(nodes[1100], table))
+        }
+    }
+
+    private func loseName(
+        _ name: FileName, _ reference: InodeReference, _ descriptor: Descriptor, _ table: NodeTable
+    ) {
+        name.withCString { table.pin(reference, descriptor, lost: (1, $0)) }
+    }
+
+    private func isPinned(_ node: UInt64, _ table: NodeTable) -> Bool {
+        do throws(Errno) {
+            _ = try table.descriptor(of: node, NoOpener())
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    /// Opens nothing: a node has what is pinned, or none.
+    private struct NoOpener: NodeOpener {
+        var root: Descriptor { .workingDirectory }
+
+        func open(
+            _ reference: InodeReference, find: () throws(Errno) -> Descriptor
+        ) throws(Errno) -> Descriptor {
+            throw .staleNFSFileHandle
+        }
+    }
+
     @Test("a look-up that a move overtook does not bring the old place back")
     func overtakenLookups() throws {
         try TemporaryDirectory.with { top in

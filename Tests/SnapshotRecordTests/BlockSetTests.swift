@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 @Suite struct BlockSetTests {
-    @Test("agrees with a plain set under random insertions and subtractions", arguments: seeds(20))
+    @Test("agrees with a plain set under random insertions and removals", arguments: seeds(20))
     func model(seed: UInt64) {
         var random = SeededGenerator(seed: seed)
         var set = BlockSet()
@@ -13,13 +13,15 @@ import Testing
             let length = random.pick([1, 1, 3, 511, 512, 513, 1500])
             let start = UInt64(random.number(0...4500))
             let range = start..<min(start + UInt64(length), limit)
-            if random.isTrue(oneIn: 3) {
-                set.subtract(range)
-                model.subtract(range)
-            } else {
+            if random.number(0...2) > 0 {
                 set.insert(range)
                 model.formUnion(range)
+            } else {
+                set.remove(range)
+                model.subtract(range)
             }
+            #expect(Set(set.runs.joined()) == model, "seed \(seed)")
+            #expect(set.runs.allSatisfy { !$0.isEmpty }, "seed \(seed)")
             #expect(set.count == UInt64(model.count), "seed \(seed)")
             let probe = UInt64(random.number(0...4999))
             #expect(set.contains(probe) == model.contains(probe), "seed \(seed)")
@@ -27,7 +29,7 @@ import Testing
             let part = probe..<min(probe + 700, limit)
             #expect(Set(set.runs(in: part).joined()) == model.intersection(part), "seed \(seed)")
         }
-        set.subtract(0..<limit)
+        set.remove(0..<limit)
         #expect(set.isEmpty && set.run(from: 0, limit: limit) == (false, limit))
     }
 
@@ -68,6 +70,21 @@ import Testing
         #expect(set.run(from: far + 2000, limit: 1 << 32) == (false, 1 << 32))
     }
 
+    @Test("removing from a run as long as the largest file costs no more than a short one, and counts right")
+    func removals() {
+        var set = BlockSet()
+        let end = UInt64(1) << 51
+        set.insert(0..<end)
+        set.remove(1000..<1001)
+        #expect(set.runs == [0..<1000, 1001..<end])
+        set.remove(513..<end - 5)
+        #expect(set.runs == [0..<513, end - 5..<end])
+        #expect(set.count == 518)
+        set.remove(0..<end)
+        #expect(set.isEmpty)
+        #expect(set.run(from: 0, limit: end) == (false, end))
+    }
+
     @Test("an empty set has nothing, up to the limit")
     func empty() {
         let (isPresent, end) = BlockSet().run(from: 7, limit: 1 << 40)
@@ -90,7 +107,7 @@ import Testing
         set.insert(0..<end)
         #expect(set.count == end)
         #expect(set.run(from: 0, limit: end) == (true, end))
-        set.subtract(1_000..<end - 1_000)
+        set.remove(1_000..<end - 1_000)
         #expect(set.count == 2_000 && set.run(from: 1_000, limit: end) == (false, end - 1_000))
         #expect(set.run(from: end - 1_000, limit: end) == (true, end))
     }

@@ -14,10 +14,9 @@ import Testing
     }
 
     private func openStore(
-        _ source: Path, at path: Path? = nil, note: (String) -> Void = { _ in }
+        _ source: Path, at path: Path? = nil
     ) throws -> Store {
-        try Store(
-            source: try openSource(source), sourcePath: source.string, path: path?.string, note: note)
+        try Store(source: try openSource(source), sourcePath: source.string, path: path?.string)
     }
 
     @Test("opening and closing leaves the source as it was, its times too")
@@ -119,7 +118,7 @@ import Testing
         }
     }
 
-    @Test("what a killed daemon left is discarded, and said")
+    @Test("what a killed daemon left stays, is seen, and goes when it is discarded")
     func leftover() throws {
         try TemporaryDirectory.with { top in
             do {
@@ -129,9 +128,15 @@ import Testing
                 try (top / ".fusesnap" / name).mkdir()
                 try (top / ".fusesnap" / name / "1-2").create(bytes(100))
             }
-            let notes = Mutex<[String]>([])
-            let store = try openStore(top) { line in notes.withLock { $0.append(line) } }
-            #expect(notes.withLock { $0.count } == 1)
+            try openStore(top).close()
+            #expect(try Set((top / ".fusesnap").entries()).isSuperset(of: ["snapshot", "graveyard", "format"]))
+            let store = try openStore(top)
+            let kept = try #require(try store.keptSnapshot())
+            #expect(kept.deltaBytes == 4096)
+            #expect(kept.graves.isEmpty)
+            #expect(kept.strayGraves == ["1-2"])
+            try store.discardSnapshot()
+            #expect(try store.keptSnapshot() == nil)
             #expect(try Set((top / ".fusesnap").entries()) == ["format", "lock"])
             store.close()
             #expect(try top.entries().isEmpty)
@@ -150,7 +155,7 @@ import Testing
             let key = InodeKey(inode: 1, birth: 2)
             let source = Descriptor(owning: dup(file.raw))
             try delta.storeOriginal(of: key, from: source, 4096..<2 << 20)
-            let deltaFile = try delta.file(of: key, create: false)
+            let deltaFile = try delta.files.file(of: key, createFor: nil)
             let stored = File(raw: withExtendedLifetime(deltaFile) { dup(deltaFile.raw) })
             #expect(try stored.read(4096, at: 4096) == Array(bytes(8192)[4096...]))
             #expect(try stored.read(4096, at: 1 << 20) == bytes(4096, seed: 2))

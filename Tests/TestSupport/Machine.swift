@@ -28,12 +28,27 @@ package enum Machine {
     package static let binary: String =
         environmentValue("FUSESNAP_BINARY") ?? buildDirectory + "/fusesnap"
 
+    /// The modes of a mount.
+    package enum Mode: String, CaseIterable, Sendable, CustomStringConvertible {
+        case preserve, redirect
+
+        package var description: String { rawValue }
+
+        /// Those that a test runs in: redirect has only its own I/O policy, and finds files by handles, which root may.
+        package static var available: [Mode] {
+            Machine.isRoot && Machine.mountOptions.isEmpty ? allCases : [.preserve]
+        }
+    }
+
     /// The load that cuts are tested with.
     package static let cutload: String = buildDirectory + "/cutload"
 
     /// Options for every mount of a test: -o with what FUSESNAP_TEST_MOUNT_OPTIONS says, to run all under another policy.
     package static let mountOptions: [String] =
         environmentValue("FUSESNAP_TEST_MOUNT_OPTIONS").map { ["-o", $0] } ?? []
+
+    /// How changes are kept from a snapshot where a test does not say: FUSESNAP_TEST_MODE, to run all in mode redirect.
+    package static let mode = environmentValue("FUSESNAP_TEST_MODE").flatMap { Mode(rawValue: $0) } ?? .preserve
 
     /// Whether the kernel has times of change of its own: then they differ from the source's.
     package static let kernelOwnsTimes = mountOptions.contains("io=writeback")

@@ -9,6 +9,7 @@ package final class MountedSource: Sendable {
     /// The live view.
     package let mountpoint: Path
     package let daemon: Int32
+    package let mode: Machine.Mode
     private let connection: UInt64
 
     package var snapshot: Path { mountpoint / ".snapshot" }
@@ -17,12 +18,13 @@ package final class MountedSource: Sendable {
     private static let hangSeconds = environmentValue("FUSESNAP_TEST_HANG_SECONDS").flatMap { Double($0) } ?? 240.0
 
     private init(
-        top: Path, source: Path, mountpoint: Path, options: [String], descriptorsMax: Int? = nil
+        top: Path, source: Path, mountpoint: Path, mode: Machine.Mode, options: [String], descriptorsMax: Int? = nil
     ) throws {
+        self.mode = mode
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
-        let words = ["mount"] + Machine.mountOptions + options + [source.string, mountpoint.string]
+        let words = ["mount", "--mode", mode.rawValue] + Machine.mountOptions + options + [source.string, mountpoint.string]
         // The hard limit: the daemon raises the other.
         let limited = descriptorsMax.map { ["sh", "-c", "ulimit -n \($0) && exec \"$0\" \"$@\""] } ?? []
         try succeed(limited + [Machine.binary] + words, seconds: 30)
@@ -36,8 +38,8 @@ package final class MountedSource: Sendable {
     /// Mounts a new source, calls `body`, unmounts and removes all, whatever `body` throws. `prepare` is called with
     /// the source before it is mounted. `descriptorsMax`: how many files the daemon may have open.
     package static func with<Result>(
-        options: [String] = [], overItself: Bool = false, descriptorsMax: Int? = nil,
-        prepare: (Path) throws -> Void = { _ in },
+        mode: Machine.Mode = Machine.mode, options: [String] = [], overItself: Bool = false,
+        descriptorsMax: Int? = nil, prepare: (Path) throws -> Void = { _ in },
         _ body: (MountedSource) throws -> Result
     ) throws -> Result {
         try TemporaryDirectory.with { top in
@@ -46,7 +48,7 @@ package final class MountedSource: Sendable {
             try prepare(top / "source")
             let mount = try MountedSource(
                 top: top, source: top / "source", mountpoint: overItself ? top / "source" : top / "mnt",
-                options: options, descriptorsMax: descriptorsMax)
+                mode: mode, options: options, descriptorsMax: descriptorsMax)
             return try mount.serve(body)
         }
     }
@@ -113,6 +115,7 @@ package final class MountedSource: Sendable {
 
     package func start() throws { try require(control("start")) }
     package func stop() throws { try require(control("stop")) }
+    package func discard() throws { try require(control("stop", "--discard")) }
     package func status() throws -> MountStatus { try Self.status(mountpoint) }
 
     private static func status(_ mountpoint: Path) throws -> MountStatus {

@@ -30,6 +30,10 @@ struct cl_status {
 	struct cl_time accessed, modified, changed, birth;
 };
 int cl_statx(int directory, const char *path, int flags, struct cl_status *status);
+/* The type that fstatfs(2) tells. */
+int cl_file_system_type(int descriptor, uint32_t *type);
+/* 1 where what `descriptor` refers to is immutable or append-only, else 0; -1 as statx(2). */
+int cl_is_protected(int descriptor);
 
 /* name_to_handle_at(2) and open_by_handle_at(2) with the handle's bytes apart from its header.
  * `*length` is the room in `bytes` before the call, and what the handle needs after it. */
@@ -103,6 +107,10 @@ struct cl_place {
 };
 int cl_find_place(int directory, const char *path, int flags, struct cl_place *place);
 
+/* The number of the mount on which `descriptor` was opened: STATX_MNT_ID_UNIQUE, which is never used again until the
+ * machine starts anew; before Linux 6.8 STATX_MNT_ID, which may be; 0 where the kernel tells neither. */
+int cl_mount_number(int descriptor, uint64_t *number);
+
 /* A copy of the mount that `directory` lies in, with `directory` as its root, which is mounted nowhere:
  * open_tree(2) with OPEN_TREE_CLONE. It lasts as long as the descriptor. */
 int cl_clone_mount(int directory);
@@ -144,6 +152,11 @@ int cl_pidfd_open(int32_t process);
 /* Memory that is not used any more goes back to the system from now on: mallopt(3). Blocks of `bytes` and more are
  * mapped by themselves, whatever was freed before, and so much is left free at the heap's end at most. */
 void cl_return_memory(int bytes);
+
+/* The CRC-32C of `length` bytes; `before` is that of those before them, 0 at first. The second never uses the
+ * processor's instruction: so that it can be tested on any machine. */
+uint32_t cl_crc32c(uint32_t before, const void *bytes, size_t length);
+uint32_t cl_crc32c_portable(uint32_t before, const void *bytes, size_t length);
 
 #include "CLinuxProcess.h"
 /* From now on this thread, and the threads and processes that it makes, never wait in the kernel for memory that only

@@ -26,7 +26,7 @@ final class FreezeHelper: @unchecked Sendable {
         _ launcher: some FreezeHelperLauncher, name: FileName, didChange: @escaping @Sendable () -> Void
     ) throws(Errno) {
         var ends: [Int32] = [-1, -1]
-        try checked { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | O_CLOEXEC, 0, &ends) }
+        try SpareDescriptors.checked { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | O_CLOEXEC, 0, &ends) }
         socket = Descriptor(owning: ends[0])
         self.didChange = didChange
         process = try launcher.launch(Descriptor(owning: ends[1]), name)

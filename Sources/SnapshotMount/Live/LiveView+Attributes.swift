@@ -7,28 +7,17 @@ internal import SystemPackage
 // Attributes, extended attributes and the file system's own figures.
 extension LiveView {
     func attributes(_ node: UInt64, _ handle: UInt64?) throws(Errno) -> AttributeReply {
-        let descriptor =
-            if let handle {
-                try Handle.object(handle, as: OpenFile.self).descriptor()
-            } else {
-                try descriptor(of: node)
-            }
-        return presented(try FileStatus(of: descriptor), node)
+        let descriptor = if let handle { try file(handle).descriptor() } else { try descriptor(of: node) }
+        return try attributes(node, of: descriptor)
     }
 
     func setAttributes(
         _ context: RequestContext, _ node: UInt64, _ handle: UInt64?, _ wanted: AttributeChange
     ) throws(Errno) -> AttributeReply {
-        let file = handle.map { Handle.object($0, as: OpenFile.self) }
+        let file: OpenFile? = if let handle { try self.file(handle) } else { nil }
         let target = if let file { try file.target() } else { try target(of: node) }
         let cutOff = wanted.size.map { $0..<Int64.max }
-        return try change(target, data: cutOff) { (snapshot) throws(Errno) in
-            if wanted.user != nil || wanted.group != nil {
-                writers.ownerWillChange()
-                snapshot?.willChangeOwner(of: target)
-            } else {
-                snapshot?.willChangeAttributes(of: target)
-            }
+        func changeOwn() throws(Errno) {
             if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified
@@ -57,14 +46,26 @@ extension LiveView {
                     writers.times(of: node)?.didSet(modified)
                 }
             }
-            return presented(try FileStatus(of: descriptor), node)
         }
+        try change(target, data: cutOff) { (snapshot) throws(Errno) -> Void in
+            if wanted.user != nil || wanted.group != nil {
+                writers.ownerWillChange()
+                snapshot?.willChangeOwner(of: target)
+            } else {
+                snapshot?.willChangeAttributes(of: target)
+            }
+            try changeOwn()
+        } redirected: { (redirect) throws(Errno) -> Void in
+            if isWritten(asItIs: target.reference, redirect) { return try changeOwn() }
+            try redirectAttributes(redirect, context, node, target, wanted)
+        }
+        return try attributes(node, of: target.descriptor)
     }
 
     /// A change of nothing: before a change of data that takes set-id bits or file capabilities away
     /// (FUSE_HANDLE_KILLPRIV_V2), or chown(2) of neither owner nor group. The kernel does not say which; but data are
     /// changed only where the file is open for writing.
-    private func changeNothing(
+    func changeNothing(
         _ context: RequestContext, _ node: UInt64, _ descriptor: Descriptor
     ) throws(Errno) {
         if writers.times(of: node) == nil {
@@ -76,7 +77,7 @@ extension LiveView {
 
     /// chown(2) as the user who asks, which the kernel has allowed, and what that takes away of set-id bits. Where
     /// neither owner nor group is given the kernel has not looked: only the owner may lose the bits so.
-    private func changeOwner(
+    func changeOwner(
         _ context: RequestContext, _ descriptor: Descriptor, user: UInt32, group: UInt32
     ) throws(Errno) {
         guard context.user != 0 else {
@@ -136,10 +137,16 @@ extension LiveView {
         _ value: UnsafeRawBufferPointer, _ flags: Int32
     ) throws(Errno) {
         let target = try target(of: node)
+        func set(_ inode: Descriptor) throws(Errno) {
+            try assumeWriter(context)
+            try LinuxSystem.setExtendedAttribute(inode, name, value, flags)
+        }
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assumeWriter(context)
-            try LinuxSystem.setExtendedAttribute(target.descriptor, name, value, flags)
+            try set(target.descriptor)
+        } redirected: { (redirect) throws(Errno) in
+            if isWritten(asItIs: target.reference, redirect) { return try set(target.descriptor) }
+            try redirect.changeAttributes(of: target, set)
         }
     }
 
@@ -147,22 +154,47 @@ extension LiveView {
         _ context: RequestContext, _ node: UInt64, _ name: UnsafePointer<CChar>
     ) throws(Errno) {
         let target = try target(of: node)
+        func remove(_ inode: Descriptor) throws(Errno) {
+            try assume(context)
+            try LinuxSystem.removeExtendedAttribute(inode, name)
+        }
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
-            try assume(context)
-            try LinuxSystem.removeExtendedAttribute(target.descriptor, name)
+            try remove(target.descriptor)
+        } redirected: { (redirect) throws(Errno) in
+            if isWritten(asItIs: target.reference, redirect) { return try remove(target.descriptor) }
+            try redirect.changeAttributes(of: target, remove)
         }
     }
 
     func extendedAttribute(
         _ node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
-        try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
+        if let known = try redirectedExtendedAttributes(node) {
+            return try Self.fill(buffer, with: try known.value(FileName(name)))
+        }
+        return try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
     }
 
-    func extendedAttributeNames(
-        _ node: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    func extendedAttributeNames(_ node: UInt64) throws(Errno) -> [FileName] {
+        if let known = try redirectedExtendedAttributes(node) { return known.names }
+        return try LinuxSystem.extendedAttributeNames(try descriptor(of: node))
+    }
+
+    /// Puts the names into `buffer`, a NUL byte after each; the number of bytes that they take.
+    static func fill(
+        _ buffer: UnsafeMutableRawBufferPointer, with names: [FileName]
     ) throws(Errno) -> Int {
-        try LinuxSystem.extendedAttributeNames(try descriptor(of: node), into: buffer)
+        try fill(buffer, with: names.flatMap { $0.bytes + [0] })
+    }
+
+    /// Puts `bytes` into `buffer`, unless that is empty; their number. Throws ERANGE where they do not fit.
+    static func fill(
+        _ buffer: UnsafeMutableRawBufferPointer, with bytes: [UInt8]
+    ) throws(Errno) -> Int {
+        if buffer.isEmpty { return bytes.count }
+        guard bytes.count <= buffer.count else { throw .outOfRange }
+        buffer.copyBytes(from: bytes)
+        return bytes.count
     }
 }

@@ -25,23 +25,25 @@ extension LiveView {
     /// Opens a file for what `flags` ask, and for reading too where that may be, since originals are read before
     /// they change.
     private func openFile(
-        _ node: UInt64, _ flags: Int32, _ open: (Int32) throws(Errno) -> Descriptor
+        _ context: RequestContext, _ node: UInt64, _ flags: Int32,
+        _ open: (Int32) throws(Errno) -> Descriptor
     ) throws(Errno) -> OpenReply {
         let isWriteOnly = flags & O_ACCMODE == O_WRONLY
         if isWriteOnly {
             do throws(Errno) {
                 let both = flags & ~O_ACCMODE | O_RDWR
-                return try opened(try open(both), node, flags)
+                return try opened(context, try open(both), node, flags)
             } catch .permissionDenied {
                 // An ordinary user's daemon, and a file that this user may write but not read.
             }
         }
-        return try opened(try open(flags), node, flags, isReadable: !isWriteOnly)
+        return try opened(context, try open(flags), node, flags, isReadable: !isWriteOnly)
     }
 
     /// The answer to an open for what `flags` ask.
     private func opened(
-        _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32, isReadable: Bool = true, hasName: Bool = true
+        _ context: RequestContext, _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32,
+        isReadable: Bool = true, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
         let isPassed = backings.areUsed
@@ -53,8 +55,9 @@ extension LiveView {
         let backing = try backings.open(node, kept)
         let file = OpenFile(
             access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
-            isReadable: isReadable || isPassed, isWritable: isWritable,
+            user: context.user, group: context.group, isReadable: isReadable || isPassed, isWritable: isWritable,
             times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
+        if file.isKept { openFiles.add(node, kept) }
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
@@ -97,7 +100,7 @@ extension LiveView {
     ) throws(Errno) -> OpenReply {
         let reference = try reference(of: node)
         func openedNode() throws(Errno) -> OpenReply {
-            try openFile(node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
+            try openFile(context, node, Self.sourceFlags(flags)) { (flags) throws(Errno) in
                 try open(node, reference, flags)
             }
         }
@@ -107,10 +110,20 @@ extension LiveView {
         // A file that is written to unseen changes from now on.
         guard truncates || backings.areUsed && Self.writes(flags) else { return try openedNode() }
         let target = try target(of: node)
-        return try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) in
+        return try change(target, data: 0..<Int64.max) { (snapshot) throws(Errno) -> OpenReply in
             snapshot?.willChangeAttributes(of: target)
             if truncates { try assumeWriter(context) }
             return try openedNode()
+        } redirected: { (redirect) throws(Errno) -> OpenReply in
+            if isWritten(asItIs: reference, redirect) {
+                if truncates { try assumeWriter(context) }
+                return try openedNode()
+            }
+            let opened = try openFile(context, node, Self.sourceFlags(flags) & ~O_TRUNC) { (flags) throws(Errno) in
+                try open(node, reference, flags)
+            }
+            if truncates { try redirect.truncate(target, to: 0, privilegeLoss(context)) }
+            return opened
         }
     }
 
@@ -146,6 +159,7 @@ extension LiveView {
             if lingers { keepLingering(node) }
         }
         backings.release(node)
+        if file.isKept { openFiles.remove(node) }
         Handle.release(handle, as: OpenFile.self)
     }
 
@@ -220,6 +234,8 @@ extension LiveView {
         let target = try target(of: node)
         try change(target, data: 0..<Int64.max, clones: true) { (snapshot) in
             snapshot?.willChangeAttributes(of: target)
+        } redirected: { (_) -> Void in
+            preconditionFailure("what is redirected is not passed through")
         }
     }
 
@@ -235,6 +251,8 @@ extension LiveView {
         try change { (snapshot) throws(Errno) in
             snapshot?.willChangeAttributes(of: target)
             try changeTimes(target.descriptor, accessed: .omitted, modified: modified)
+        } redirected: { (_) -> Void in
+            preconditionFailure("what is redirected is not gathered by the kernel")
         }
     }
 
@@ -266,16 +284,30 @@ extension LiveView {
         let directory = try target(of: parent)
         let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR
         do throws(Errno) {
-            return try change { (snapshot) throws(Errno) in
-                if let snapshot { try willMake(name, in: directory, snapshot, maker: context) }
+            func make(
+                _ directory: Descriptor, _ name: UnsafePointer<CChar>
+            ) throws(Errno) -> Descriptor {
                 try assume(context)
-                let made = try Descriptor.open(
-                    at: directory.descriptor, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)
+                return try Descriptor.open(
+                    at: directory, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)
+            }
+            func makeOwn(_ snapshot: Preserve?) throws(Errno) -> (EntryReply, OpenReply) {
+                if let snapshot { try willMake(name, in: directory, snapshot, maker: context) }
+                let made = try make(directory.descriptor, name)
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)
                 let node = try remember(made, status, parent, name, at: nodes.moment)
                 // Before the attributes: a file that is open for writing shows others.
-                let opened = try openedAnew(made, node, flags)
+                let opened = try openedAnew(context, made, node, flags)
+                return (reply(node, status), opened)
+            }
+            return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+                try makeOwn(snapshot)
+            } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+                if isElsewhere(directory) { return try makeOwn(nil) }
+                let (made, status, reference) = try redirect.make(in: directory, name, make)
+                let node = try nodes.remember(reference, parent: parent, name, at: nodes.moment)
+                let opened = try openedAnew(context, made, node, flags)
                 return (reply(node, status), opened)
             }
         } catch .fileExists where flags & O_EXCL == 0 {
@@ -293,10 +325,10 @@ extension LiveView {
     /// The answer to the open of a file that was just made: where there is none, the kernel does not learn of the node
     /// either, and the look-up that was counted for it goes.
     private func openedAnew(
-        _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
+        _ context: RequestContext, _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         do throws(Errno) {
-            return try opened(made, node, flags & ~O_TRUNC, hasName: hasName)
+            return try opened(context, made, node, flags & ~O_TRUNC, hasName: hasName)
         } catch {
             nodes.forget(node, 1)
             throw error
@@ -311,34 +343,64 @@ extension LiveView {
         let sourceFlags = Self.sourceFlags(flags) & ~(O_ACCMODE | O_TRUNC) | O_RDWR | O_TMPFILE
         // O_EXCL says that it never gets a name.
         let exclusive = flags & O_EXCL
-        return try change { (snapshot) throws(Errno) in
+        func make(_ directory: Descriptor) throws(Errno) -> Descriptor {
             try assume(context)
-            let made = try Descriptor.open(
-                at: directory, ".", sourceFlags | exclusive, mode: mode)
+            return try Descriptor.open(at: directory, ".", sourceFlags | exclusive, mode: mode)
+        }
+        let target = try target(of: parent)
+        func makeOwn(_ snapshot: Preserve?) throws(Errno) -> (EntryReply, OpenReply) {
+            let made = try make(directory)
             let status = try FileStatus(of: made)
             snapshot?.didMake(status)
             let node = try remember(made, status, parent, ".", at: nodes.moment)
-            let opened = try openedAnew(made, node, flags, hasName: false)
-            nodes.pin(try reference(of: node), made)
+            let opened = try openedAnew(context, made, node, flags, hasName: false)
+            // Not `made` where that is not what the open file keeps: a descriptor for writing would be taken for an
+            // application's (`hasUnseenWriters`), and the node stay for ever.
+            nodes.pin(try reference(of: node), made) { openFiles.descriptor(of: $0) }
+            return (reply(node, status), opened)
+        }
+        return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
+            try makeOwn(snapshot)
+        } redirected: { (redirect) throws(Errno) -> (EntryReply, OpenReply) in
+            if isElsewhere(target) { return try makeOwn(nil) }
+            let (made, status, reference) = try redirect.makeTemporary(
+                in: target, mayGetName: exclusive == 0, make)
+            let node = try nodes.remember(reference, parent: parent, ".", at: nodes.moment)
+            let opened = try openedAnew(context, made, node, flags, hasName: false)
+            nodes.pin(reference, made) { openFiles.descriptor(of: $0) }
             return (reply(node, status), opened)
         }
     }
 
-    func read(_ handle: UInt64, offset: Int64) throws(Errno) -> ReadReply {
-        .file(try Handle.object(handle, as: OpenFile.self).descriptor(), offset: offset)
+    func read(_ handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply {
+        let file = try file(handle)
+        if let redirect = lifecycle.redirect, redirect.holdsData(of: file.reference.key) {
+            let buffer = WorkerThread.buffer(size)
+            let count = try redirect.read(
+                file.reference.key, primary: try file.descriptor(), into: buffer, at: offset)
+            return .bytes(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+        }
+        return .file(try file.descriptor(), offset: offset)
     }
 
     func write(
         _ context: RequestContext, _ handle: UInt64, _ data: UnsafeRawBufferPointer, offset: Int64
     ) throws(Errno) -> Int {
-        let file = Handle.object(handle, as: OpenFile.self)
+        let file = try file(handle)
         let range = offset..<offset + Int64(data.count)
         let target = try file.target()
-        return try change(target, data: range) { (_) throws(Errno) in
-            try assumeWriter(context)
+        func write() throws(Errno) -> Int {
+            try assumeWriter(context, file)
             let count = try writeMost(try file.writer(target.descriptor), data, at: offset)
             didChangeData(file)
             return count
+        }
+        return try change(target, data: range) { (_) throws(Errno) -> Int in
+            try write()
+        } redirected: { (redirect) throws(Errno) -> Int in
+            if isWritten(asItIs: target.reference, redirect) { return try write() }
+            try assumeWriter(context, file)
+            return try redirect.write(target, data, at: offset, privilegeLoss(context))
         }
     }
 
@@ -354,10 +416,12 @@ extension LiveView {
         var done = 0
         while done < data.count {
             do throws(Errno) {
-                done += try checked {
-                    pwrite(
-                        descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
-                        Int(offset) + done)
+                done += try Steps.step("write") { () throws(Errno) in
+                    try checked {
+                        pwrite(
+                            descriptor.raw, data.baseAddress.map { $0 + done }, data.count - done,
+                            Int(offset) + done)
+                    }
                 }
             } catch  where done > 0 {
                 return done
@@ -367,25 +431,33 @@ extension LiveView {
     }
 
     func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {
-        try checked { dataOnly ? fdatasync(descriptor.raw) : fsync(descriptor.raw) }
+        try dataOnly ? synchronizeData(descriptor) : synchronizeAll(descriptor)
     }
 
     func allocate(
         _ context: RequestContext, _ handle: UInt64, mode: Int32, offset: Int64, length: Int64
     ) throws(Errno) {
-        let file = Handle.object(handle, as: OpenFile.self)
+        let file = try file(handle)
         let changesData = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0
         let (end, isTooFar) = offset.addingReportingOverflow(length)
         // What the source will refuse changes nothing.
         let range = !isTooFar && offset >= 0 && length > 0 ? offset..<end : nil
         let target = try file.target()
-        try change(target, data: changesData ? range : nil) { (snapshot) throws(Errno) in
-            snapshot?.willChangeAttributes(of: target)
-            if let range, !changesData { snapshot?.willAllocate(of: target, range) }
+        func allocate() throws(Errno) {
             try assumeWriter(context)
             try LinuxSystem.allocate(
                 try file.writer(target.descriptor), mode: mode, offset: offset, length: length)
             didChangeData(file)
+        }
+        try change(target, data: changesData ? range : nil) { (snapshot) throws(Errno) -> Void in
+            snapshot?.willChangeAttributes(of: target)
+            if let range, !changesData { snapshot?.willAllocate(of: target, range) }
+            try allocate()
+        } redirected: { (redirect) throws(Errno) -> Void in
+            // What the source would refuse, it refuses so too.
+            guard let range, !isWritten(asItIs: target.reference, redirect) else { return try allocate() }
+            try assumeWriter(context)
+            try redirect.allocate(target, mode: mode, range, privilegeLoss(context))
         }
     }
 
@@ -393,28 +465,47 @@ extension LiveView {
         _ context: RequestContext, from handle: UInt64, offset: Int64, to newHandle: UInt64,
         newOffset: Int64, length: Int
     ) throws(Errno) -> Int {
-        let input = Handle.object(handle, as: OpenFile.self)
-        let output = Handle.object(newHandle, as: OpenFile.self)
+        let input = try file(handle)
+        let output = try file(newHandle)
         let length = min(length, Self.copyBytesMax)
         let range = newOffset..<newOffset + Int64(length)
         let reader = try input.descriptor()
         let target = try output.target()
-        return try change(target, data: range) { (snapshot) throws(Errno) in
-            snapshot?.willChangeAttributes(of: target)
+        func copy() throws(Errno) -> Int {
             try assumeWriter(context)
             var from = Int(offset)
             var to = Int(newOffset)
             let writer = try output.writer(target.descriptor)
-            let count = try checked {
-                copy_file_range(reader.raw, &from, writer.raw, &to, length, 0)
+            let count = try Steps.step("copy") { () throws(Errno) in
+                try checked { copy_file_range(reader.raw, &from, writer.raw, &to, length, 0) }
             }
             didChangeData(output)
             return count
         }
+        return try change(target, data: range) { (snapshot) throws(Errno) -> Int in
+            snapshot?.willChangeAttributes(of: target)
+            return try copy()
+        } redirected: { (redirect) throws(Errno) -> Int in
+            let readsAsItIs = !redirect.holdsData(of: input.reference.key)
+            let writesAsItIs = isWritten(asItIs: target.reference, redirect)
+            if readsAsItIs && writesAsItIs { return try copy() }
+            try assumeWriter(context)
+            return try redirect.copy(
+                from: input.reference.key, reader, at: offset, length: length
+            ) { (data) throws(Errno) in
+                writesAsItIs
+                    ? try writeMost(try output.writer(target.descriptor), data, at: newOffset)
+                    : try redirect.write(target, data, at: newOffset, privilegeLoss(context))
+            }
+        }
     }
 
     func seek(_ handle: UInt64, offset: Int64, whence: Int32) throws(Errno) -> Int64 {
-        let file = Handle.object(handle, as: OpenFile.self)
+        let file = try file(handle)
+        if let redirect = lifecycle.redirect, redirect.holdsData(of: file.reference.key) {
+            return try redirect.seek(
+                file.reference.key, primary: try file.descriptor(), whence, from: offset)
+        }
         let found = try LinuxSystem.seek(try file.descriptor(), whence, from: offset)
         guard let found else { throw .noSuchAddressOrDevice }
         return found

@@ -6,7 +6,8 @@ internal import SnapshotRecord
 internal import Synchronization
 internal import SystemPackage
 
-/// What applications see: the source, with a snapshot's originals preserved before they change.
+/// What applications see: the source, with a snapshot's originals preserved before they change; or, in redirect, the
+/// source with what was changed since the cut.
 ///
 /// An operation that changes anything passes the gate, and inside it asks which snapshot is active; so either all of
 /// it is before a cut, or all of it after.
@@ -21,6 +22,7 @@ final class LiveView: Sendable {
     let freezeDirectory = FreezeDirectory()
     let backings = Backings()
     let budget = DescriptorBudget()
+    let openFiles = OpenFiles()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -43,12 +45,23 @@ final class LiveView: Sendable {
     // MARK: Nodes
 
     func reference(of node: UInt64) throws(Errno) -> InodeReference {
-        node == NodeTable.mountRoot ? source.rootReference : try nodes.reference(of: node)
+        if node == NodeTable.mountRoot { return source.rootReference }
+        let reference = try nodes.reference(of: node)
+        try lifecycle.vanished.check(reference.key)
+        return reference
     }
 
     /// An O_PATH descriptor of a node's inode (the root's is open for reading).
     func descriptor(of node: UInt64) throws(Errno) -> Descriptor {
-        try nodes.descriptor(of: node, SourceOpener(source: source))
+        if lifecycle.vanished.isUsed { _ = try reference(of: node) }
+        return try nodes.descriptor(of: node, SourceOpener(source: source))
+    }
+
+    /// The open file of a handle; throws ESTALE where it was thrown away.
+    func file(_ handle: UInt64) throws(Errno) -> OpenFile {
+        let file = Handle.object(handle, as: OpenFile.self)
+        try lifecycle.vanished.check(file.reference.key)
+        return file
     }
 
     func target(of node: UInt64) throws(Errno) -> ChangeTarget {
@@ -59,6 +72,9 @@ final class LiveView: Sendable {
     func entry(
         _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
+        if let redirect = lifecycle.redirect {
+            return try redirectedEntry(redirect, parent, directory, name)
+        }
         let moment = nodes.moment
         var status = try FileStatus(at: directory, name)
         if source.hides(status) { throw .noSuchFileOrDirectory }
@@ -91,7 +107,13 @@ final class LiveView: Sendable {
         EntryReply(node: node, attributes: presented(status, node), timeout: policy.entrySeconds)
     }
 
-    /// The attributes as applications may see them.
+    /// The attributes of a node as applications may see them.
+    func attributes(_ node: UInt64, of descriptor: Descriptor) throws(Errno) -> AttributeReply {
+        guard let redirect = lifecycle.redirect else { return presented(try FileStatus(of: descriptor), node) }
+        return try redirectedAttributes(redirect, node, of: descriptor)
+    }
+
+    /// The attributes that the source has, as applications may see them.
     func presented(_ status: FileStatus, _ node: UInt64) -> AttributeReply {
         var status = source.withoutStore(status)
         if !status.isDirectory, status.links > 0,
@@ -114,17 +136,18 @@ final class LiveView: Sendable {
 
     /// Runs a change: inside the gate, with the snapshot that is active.
     ///
-    /// Before `body` the bytes in `range` of `target` are preserved, in slices between which a cut may come; `body`
+    /// In redirect, while changes go elsewhere, `redirected` does it instead. Else, before `body` the bytes in `range` of `target` are preserved, in slices between which a cut may come; `body`
     /// runs in the same passage as the last slice. `clones`: by clones alone, whatever the size. A change that fails for want of space is tried again once the
     /// delta's space is given back.
     func change<Result>(
         _ target: ChangeTarget? = nil, data range: Range<Int64>? = nil, clones: Bool = false,
-        _ body: (Preserve?) throws(Errno) -> Result
+        _ body: (Preserve?) throws(Errno) -> Result, redirected: (Redirect) throws(Errno) -> Result
     ) throws(Errno) -> Result {
         var mayGiveBack = true
         while true {
             do throws(Errno) {
                 let result = try lifecycle.gate.pass { () throws(Errno) -> Result? in
+                    if let redirect = lifecycle.redirect { return try redirected(redirect) }
                     let snapshot = lifecycle.current
                     if let snapshot, let target, let range,
                         !snapshot.willChangeData(of: target, range, clones: clones)
@@ -142,8 +165,16 @@ final class LiveView: Sendable {
     }
 
     /// `change`, again and again until `body` answers true: between two calls a cut may come.
-    func changeInSlices(_ body: (Preserve?) throws(Errno) -> Bool) throws(Errno) {
-        while try !change(nil, data: nil, clones: false, body) {}
+    func changeInSlices(
+        _ body: (Preserve?) throws(Errno) -> Bool, redirected: (Redirect) throws(Errno) -> Void
+    ) throws(Errno) {
+        while try !change(
+            nil, data: nil, clones: false, body,
+            redirected: { (redirect) throws(Errno) -> Bool in
+                try redirected(redirect)
+                return true
+            })
+        {}
     }
 
     /// The calling thread makes files as the user who asks.
@@ -157,6 +188,13 @@ final class LiveView: Sendable {
         try credentials.assume(
             user: context.user, group: context.group, mask: context.mask,
             keepsSetID: !context.killsPrivileges)
+    }
+
+    /// The calling thread writes to an open file as the user who asks; what the kernel writes of its page cache, as the
+    /// one who opened the file: then nobody asks, and written as root it would be what takes the blocks reserved for root.
+    func assumeWriter(_ context: RequestContext, _ file: OpenFile) throws(Errno) {
+        guard context.isWriteBack else { return try assumeWriter(context) }
+        try credentials.assume(user: file.user, group: file.group, mask: context.mask)
     }
 }
 

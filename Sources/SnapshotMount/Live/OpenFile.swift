@@ -15,6 +15,9 @@ internal import SystemPackage
 final class OpenFile: Sendable {
     private let access: Access
     let reference: InodeReference
+    /// Who opened it.
+    let user: UInt32
+    let group: UInt32
     let isReadable: Bool
     let isWritable: Bool
     /// Of a file that is open for writing: what the kernel says of its times.
@@ -28,11 +31,13 @@ final class OpenFile: Sendable {
     }
 
     init(
-        _ access: Access, _ reference: InodeReference, isReadable: Bool, isWritable: Bool,
-        times: WrittenTimes?, isPassedThrough: Bool
+        _ access: Access, _ reference: InodeReference, user: UInt32, group: UInt32, isReadable: Bool,
+        isWritable: Bool, times: WrittenTimes?, isPassedThrough: Bool
     ) {
         self.access = access
         self.reference = reference
+        self.user = user
+        self.group = group
         self.isReadable = isReadable
         self.isWritable = isWritable
         self.times = times
@@ -46,6 +51,11 @@ final class OpenFile: Sendable {
         }
     }
 
+    var isKept: Bool {
+        if case .kept = access { return true }
+        return false
+    }
+
     /// A descriptor to change the data with.
     func writer(_ descriptor: Descriptor) throws(Errno) -> Descriptor {
         isPassedThrough ? try Descriptor.reopen(descriptor, O_RDWR | O_NONBLOCK) : descriptor
@@ -53,6 +63,38 @@ final class OpenFile: Sendable {
 
     func target() throws(Errno) -> ChangeTarget {
         ChangeTarget(reference, try descriptor(), isReadable: isReadable)
+    }
+}
+
+/// A descriptor of each node that is open in the live view: of the open that was first. Safe for use by all threads; its
+/// lock is taken after that of the table of nodes.
+final class OpenFiles: Sendable {
+    private struct Entry {
+        let descriptor: Descriptor
+        var opens: Int
+    }
+
+    private let entries = Mutex<[UInt64: Entry]>([:])
+
+    /// Counts an open that has a descriptor of its own.
+    func add(_ node: UInt64, _ descriptor: Descriptor) {
+        entries.withLock { $0[node, default: Entry(descriptor: descriptor, opens: 0)].opens += 1 }
+    }
+
+    /// Counts a release.
+    func remove(_ node: UInt64) {
+        // Closed after the lock is let go.
+        let last: Entry? = entries.withLock { entries in
+            guard let entry = entries[node] else { return nil }
+            if entry.opens == 1 { return entries.removeValue(forKey: node) }
+            entries[node]?.opens -= 1
+            return nil
+        }
+        _ = last
+    }
+
+    func descriptor(of node: UInt64) -> Descriptor? {
+        entries.withLock { $0[node]?.descriptor }
     }
 }
 
@@ -93,16 +135,65 @@ final class DescriptorBudget: Sendable {
 
 /// A directory that an application lists in the live view.
 ///
-/// Two threads that share the handle share its position in the block that was read: `lock` guards `reader`, and is
+/// Two threads that share the handle share its position in the block that was read: `lock` guards what may change, and is
 /// held while a block of the listing is read. It is taken before no other lock.
 final class OpenDirectory: @unchecked Sendable {
-    let descriptor: Descriptor
-    let lock = Monitor()
-    var reader: DirectoryReader
+    private let lock = Monitor()
+    /// nil where the directory is opened anew for each call.
+    private var kept: DirectoryReader?
+    private let share: DescriptorBudget.Share?
+    private let open: @Sendable () throws(Errno) -> Descriptor
+    /// Whether a listing has begun, be it in the middle: a position may be another handle's (telldir, NFS).
+    private var hasBegun = false
+    /// The names of which the layers of a redirect said something when the listing began, and in which order they come.
+    private(set) var redirected: [FileName: RecordedEntry] = [:]
+    private(set) var redirectedNames: [FileName] = []
 
-    init(_ descriptor: Descriptor) {
-        self.descriptor = descriptor
-        reader = DirectoryReader(descriptor)
+    /// One that is kept open.
+    init(_ descriptor: Descriptor, _ share: DescriptorBudget.Share) {
+        kept = DirectoryReader(descriptor)
+        self.share = share
+        open = { descriptor }
+    }
+
+    /// One that `open` opens for each call.
+    init(_ open: @escaping @Sendable () throws(Errno) -> Descriptor) {
+        kept = nil
+        share = nil
+        self.open = open
+    }
+
+    func descriptor() throws(Errno) -> Descriptor { try open() }
+
+    /// Where a listing begins, at `position`: the names of `redirected` are told behind all others. Called by `body` of
+    /// `read`.
+    func begin(at position: Int64, _ redirected: () -> [FileName: RecordedEntry]) {
+        if position != 0 && hasBegun { return }
+        hasBegun = true
+        self.redirected = redirected()
+        // In the same order for each handle, as far as the names are the same.
+        redirectedNames = self.redirected.keys.sorted { $0.bytes.lexicographicallyPrecedes($1.bytes) }
+    }
+
+    /// Calls `body` with a reader that goes on at `position`, with the lock held.
+    func read(
+        from position: Int64, _ body: (inout DirectoryReader) throws(Errno) -> Void
+    ) throws(Errno) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard var reader = kept.take() else {
+            var reader = DirectoryReader(try open())
+            try reader.seek(to: position)
+            return try body(&reader)
+        }
+        do throws(Errno) {
+            try reader.seek(to: position)
+            try body(&reader)
+        } catch {
+            kept = consume reader
+            throw error
+        }
+        kept = consume reader
     }
 }
 

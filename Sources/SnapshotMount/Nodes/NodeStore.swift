@@ -11,6 +11,8 @@ struct Node {
     var lookups: UInt64 = 0
     /// Where the table's ring of forgotten nodes has it; only good while it is not looked up.
     var forgottenPlace: UInt32 = 0
+    /// Whether another node may stand for the same inode: this one is known by its number alone.
+    var isDetached = false
     /// What the slot's ids are told apart by. 0 in a slot that holds no node.
     fileprivate(set) var serial: UInt64 = 0
 

@@ -21,8 +21,8 @@ protocol NodeOpener {
 /// slot was taken (a slot whose serial is used up is retired). Ids of the snapshot view have the highest bit set.
 ///
 /// No descriptor is held per node: a node is opened by its file handle, or, in a source without handles, through
-/// its parent by name, and then its identity is checked. A few descriptors used lately are kept. A node whose last
-/// name is gone keeps one of its own («pinned») until the kernel forgets it.
+/// its parent by name, and then its identity is checked. A few descriptors used lately are kept. A node that no name
+/// leads to any more keeps one of its own («pinned») until one does again, or the kernel forgets it.
 ///
 /// Applications may keep ids for longer than the kernel does, in file handles (name_to_handle_at(2), NFS). So the nodes
 /// forgotten last stay, without a descriptor, and are found again by their ids. Safe for use by all threads.
@@ -34,16 +34,24 @@ final class NodeTable: Sendable {
 
     private struct State {
         let store: NodeStore
-        /// How many inodes have been moved; only in a source without handles.
-        var moves: UInt64 = 0
         var index = IdentityIndex()
         /// Ids of nodes forgotten last, a ring, and the place that is taken next. A node may have been looked up since.
         var forgotten: [UInt64] = []
         var forgottenNext = 0
         /// The descriptors of nodes that no name leads to.
-        var pinned: [UInt32: Descriptor] = [:]
+        var pinned: [UInt32: Pin] = [:]
+        /// The nodes of a source without handles that were pinned last though a name is left, and when; a ring, and the
+        /// place that is taken next.
+        var loose: [(node: UInt64, made: UInt64)] = []
+        var looseNext = 0
 
         init(keepsPlaces: Bool) { store = NodeStore(keepsPlaces: keepsPlaces) }
+    }
+
+    private struct Pin {
+        let descriptor: Descriptor
+        /// When it was made, by the table's count of changes.
+        let made: UInt64
     }
 
     private let viewBit: UInt64
@@ -52,6 +60,8 @@ final class NodeTable: Sendable {
     private let state: Mutex<State>
     private let descriptors: DescriptorCache<UInt64>
     private let moves = Moves()
+    /// How often an inode was moved or lost the name that led to it. Grows under the lock of `state`.
+    private let changes = Atomic<UInt64>(0)
 
     /// `keepsNames`: the source has no file handles. `forgottenMax`: how many nodes stay that the kernel has forgotten.
     init(isSnapshot: Bool, keepsNames: Bool, forgottenMax: Int = 0) {
@@ -77,8 +87,13 @@ final class NodeTable: Sendable {
 
     // MARK: Look-ups and forgetting
 
-    /// To be asked before a name is looked at: a look-up that a rename overtakes then does not note the old place.
-    var moment: UInt64 { keepsNames ? state.withLock { $0.moves } : 0 }
+    /// To be asked before a name is looked at: a look-up that a rename or unlink overtakes then does not note the old
+    /// place, nor lets go of the descriptor that is needed from now on. (The kernel holds the directory's lock in a
+    /// look-up, but not where it asks whether what it remembers still holds.)
+    var moment: UInt64 { changes.load(ordering: .sequentiallyConsistent) }
+
+    /// The count of changes with one more. Under the lock of `state`.
+    private func countChange() -> UInt64 { changes.add(1, ordering: .sequentiallyConsistent).newValue }
 
     /// Counts a look-up of a known inode, which had this name at `moment`; nil where it is not known. Nor is one that the
     /// kernel has forgotten: its number may have been used again within one tick of the clock, and only the handle tells
@@ -86,15 +101,25 @@ final class NodeTable: Sendable {
     func lookup(
         _ status: FileStatus, parent: UInt64, _ name: UnsafePointer<CChar>, at moment: UInt64
     ) -> UInt64? {
-        state.withLock { state in
+        // Closed after the lock is let go.
+        var unpinned: Pin?
+        let node: UInt64? = state.withLock { state in
             let identity = Identity(device: status.device, key: InodeKey(status))
             guard let slot = Self.find(identity, state), state.store[slot].lookups != 0 else { return nil }
             state.store[slot].lookups += 1
-            if keepsNames && state.store.place(slot).moved <= moment {
+            if keepsNames {
+                guard state.store.place(slot).moved <= moment else { return id(slot: slot, state) }
                 setPlace(slot, parent: parent, name, state)
+            }
+            if let pin = state.pinned[UInt32(slot)], pin.made <= moment, status.links > 0,
+                keepsNames || !state.store[slot].reference.handle.isEmpty
+            {
+                unpinned = state.pinned.removeValue(forKey: UInt32(slot))
             }
             return id(slot: slot, state)
         }
+        _ = unpinned
+        return node
     }
 
     func isKnown(_ status: FileStatus) -> Bool {
@@ -162,7 +187,7 @@ final class NodeTable: Sendable {
             store[slot].lookups = 0
             // What lies in a file system mounted below the source has no handle, and is found by its descriptor alone.
             if forgottenMax > 0, !store[slot].reference.handle.isEmpty {
-                if let pinned = state.pinned.removeValue(forKey: UInt32(slot)) { closing.append(pinned) }
+                if let pin = state.pinned.removeValue(forKey: UInt32(slot)) { closing.append(pin.descriptor) }
                 if let oldest = putForgotten(node, slot, &state) { removeUnused(oldest, &state, &closing) }
             } else {
                 removeUnused(slot, &state, &closing)
@@ -196,12 +221,30 @@ final class NodeTable: Sendable {
         while let current = slot, store[current].lookups == 0,
             !keepsNames || store.place(current).children == 0
         {
-            state.index.remove(UInt32(current), store.hash(ofSlot: UInt32(current))) { store.hash(ofSlot: $0) }
-            if let pinned = state.pinned.removeValue(forKey: UInt32(current)) { closing.append(pinned) }
+            if !store[current].isDetached { Self.removeFromIndex(current, &state) }
+            if let pin = state.pinned.removeValue(forKey: UInt32(current)) { closing.append(pin.descriptor) }
             slot = keepsNames ? Self.slot(store.place(current).parent, state) : nil
             store.remove(current)
             if let slot { store.addChildren(slot, -1) }
         }
+    }
+
+    private static func removeFromIndex(_ slot: Int, _ state: inout State) {
+        let store = state.store
+        state.index.remove(UInt32(slot), store.hash(ofSlot: UInt32(slot))) { store.hash(ofSlot: $0) }
+    }
+
+    /// The inode is found by another node from now on; this one stays for who has it.
+    func detach(_ key: InodeKey, device: UInt64) {
+        state.withLock { state in
+            guard let slot = Self.find(Identity(device: device, key: key), state) else { return }
+            Self.removeFromIndex(slot, &state)
+            state.store[slot].isDetached = true
+        }
+    }
+
+    func isDetached(_ node: UInt64) -> Bool {
+        state.withLock { state in Self.slot(node, state).map { state.store[$0].isDetached } ?? false }
     }
 
     /// Forgets every node: the view has ended. The kernel's ids are not known from now on.
@@ -211,6 +254,8 @@ final class NodeTable: Sendable {
             state.index = IdentityIndex()
             state.forgotten = []
             state.forgottenNext = 0
+            state.loose = []
+            state.looseNext = 0
             defer { state.pinned = [:] }
             return state.pinned
         }
@@ -245,20 +290,79 @@ final class NodeTable: Sendable {
         state.withLock { state in
             let identity = Identity(device: reference.device, key: reference.key)
             guard let slot = Self.find(identity, state) else { return }
-            state.moves += 1
-            state.store.setMoved(slot, state.moves)
+            state.store.setMoved(slot, countChange())
             setPlace(slot, parent: parent, name, state)
         }
     }
 
-    /// Keeps `descriptor` with a node that the kernel remembers, since no name leads to its inode any more.
-    func pin(_ reference: InodeReference, _ descriptor: Descriptor) {
-        let old: Descriptor? = state.withLock { state in
+    /// Keeps a descriptor with a node that the kernel remembers, since no name leads to its inode any more: `descriptor`,
+    /// or the one that `open` has for the node. `open` must take no lock under which the table is asked.
+    ///
+    /// `lost`: the name that is gone, where others are left, in a source without handles. The node may be found by one of
+    /// those, and then needs none. Otherwise the kernel's next look-up tells one; until then at most `looseMax` nodes keep
+    /// a descriptor. Without it the kernel hears ESTALE where it uses the node, and then looks the name up itself.
+    func pin(
+        _ reference: InodeReference, _ descriptor: Descriptor,
+        lost: (parent: UInt64, name: UnsafePointer<CChar>)? = nil, open: (UInt64) -> Descriptor? = { _ in nil }
+    ) {
+        // Closed after the lock is let go.
+        var closing: [Pin] = []
+        state.withLock { state in
             let identity = Identity(device: reference.device, key: reference.key)
-            guard let slot = Self.find(identity, state), state.store[slot].lookups != 0 else { return nil }
-            return state.pinned.updateValue(descriptor, forKey: UInt32(slot))
+            guard let slot = Self.find(identity, state), state.store[slot].lookups != 0 else { return }
+            let now = countChange()
+            if keepsNames {
+                state.store.setMoved(slot, now)
+                if let lost, let name = state.store.place(slot).name,
+                    state.store.place(slot).parent != lost.parent || !name.equals(lost.name)
+                {
+                    return
+                }
+            }
+            let node = id(slot: slot, state)
+            let pin = Pin(descriptor: open(node) ?? descriptor, made: now)
+            if let old = state.pinned.updateValue(pin, forKey: UInt32(slot)) { closing.append(old) }
+            if lost != nil, let oldest = putLoose((node, now), &state), let slot = Self.slot(oldest.node, state),
+                let old = state.pinned[UInt32(slot)], old.made == oldest.made, open(oldest.node) == nil
+            {
+                closing.append(old)
+                state.pinned[UInt32(slot)] = nil
+            }
         }
-        _ = old
+        _ = closing.count
+    }
+
+    private static let looseMax = 1024
+
+    /// Puts a node among the loose ones. Returns the one that has to go for it.
+    private func putLoose(
+        _ node: (node: UInt64, made: UInt64), _ state: inout State
+    ) -> (node: UInt64, made: UInt64)? {
+        guard state.loose.count == Self.looseMax else {
+            state.loose.append(node)
+            return nil
+        }
+        let place = state.looseNext
+        state.looseNext = (place + 1) % Self.looseMax
+        defer { state.loose[place] = node }
+        return state.loose[place]
+    }
+
+    /// The descriptor of a node that no name leads to; nil where the kernel does not remember it.
+    func pinned(_ reference: InodeReference) -> Descriptor? {
+        state.withLock { state in
+            Self.find(Identity(device: reference.device, key: reference.key), state)
+                .flatMap { state.pinned[UInt32($0)]?.descriptor }
+        }
+    }
+
+    /// The node of an inode that the kernel remembers.
+    func node(of key: InodeKey, device: UInt64) -> UInt64? {
+        state.withLock { state in
+            Self.find(Identity(device: device, key: key), state).flatMap {
+                state.store[$0].lookups != 0 ? id(slot: $0, state) : nil
+            }
+        }
     }
 
     /// What the node stands for; throws ESTALE where it is not known.
@@ -310,7 +414,8 @@ final class NodeTable: Sendable {
             guard let slot = Self.slot(node, state) else { return nil }
             let place = keepsNames ? state.store.place(slot) : nil
             return (
-                state.store[slot].reference, state.pinned[UInt32(slot)], place?.parent ?? 0, place?.name
+                state.store[slot].reference, state.pinned[UInt32(slot)]?.descriptor, place?.parent ?? 0,
+                place?.name
             )
         }
         guard let (reference, pinned, parent, name) = found else { throw .staleNFSFileHandle }

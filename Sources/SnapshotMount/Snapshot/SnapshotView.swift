@@ -34,12 +34,12 @@ final class SnapshotView: Sendable {
 
     // MARK: Phases
 
-    func begin(_ preserve: Preserve) {
+    func begin(_ cut: SnapshotCut) {
         do throws(Errno) {
             let root = try nodes.remember(lifecycle.source.rootReference, parent: 0, "", at: 0)
-            active.withLock { $0 = Active(tree: SnapshotTree(preserve), root: root) }
+            active.withLock { $0 = Active(tree: SnapshotTree(cut), root: root) }
         } catch {
-            preserve.becomeInexact("no node for the root of the snapshot: \(error)")
+            cut.becomeInexact("no node for the root of the snapshot: \(error)")
         }
     }
 

@@ -75,83 +75,6 @@ package struct BlockSet: Sendable {
         insertParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
     }
 
-    /// Takes the blocks of `range` out, those that are not in the set too.
-    package mutating func subtract(_ range: Range<UInt64>) {
-        let firstWhole = (range.lowerBound + Self.chunkBlocks - 1) / Self.chunkBlocks
-        let endOfWhole = range.upperBound / Self.chunkBlocks
-        guard firstWhole < endOfWhole else { return subtractParts(of: range) }
-        subtractParts(of: range.lowerBound..<firstWhole * Self.chunkBlocks)
-        subtractWhole(firstWhole..<endOfWhole)
-        subtractParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
-    }
-
-    /// Takes blocks out chunk by chunk.
-    private mutating func subtractParts(of range: Range<UInt64>) {
-        var at = range.lowerBound
-        while at < range.upperBound {
-            let chunk = at / Self.chunkBlocks
-            let chunkStart = chunk * Self.chunkBlocks
-            let end = min(range.upperBound, chunkStart + Self.chunkBlocks)
-            subtract(Int(at - chunkStart)..<Int(end - chunkStart), fromChunk: chunk)
-            at = end
-        }
-    }
-
-    private mutating func subtract(_ bits: Range<Int>, fromChunk chunk: UInt64) {
-        var bitmap: Bitmap
-        if wholeRun(holding: chunk) != nil {
-            subtractWhole(chunk..<chunk + 1)
-            bitmap = Bitmap()
-            count += UInt64(bitmap.insert(0..<Int(Self.chunkBlocks)))
-            partialByGroup[chunk / Self.groupChunks, default: 0] += 1
-        } else if let known = partial[chunk] {
-            bitmap = known
-        } else {
-            return
-        }
-        count -= UInt64(bitmap.remove(bits))
-        partial[chunk] = bitmap.isEmpty ? nil : bitmap
-        if bitmap.isEmpty { leaveGroup(chunk / Self.groupChunks) }
-    }
-
-    /// Takes whole chunks out, at a cost that does not depend on how many they are.
-    private mutating func subtractWhole(_ chunks: Range<UInt64>) {
-        removePartial(in: chunks)
-        let first = wholeIndex(endingAfter: chunks.lowerBound)
-        var (rest, end): ([Range<UInt64>], Int) = ([], first)
-        while end < whole.count, whole[end].lowerBound < chunks.upperBound {
-            let run = whole[end]
-            count -= UInt64(run.clamped(to: chunks).count) * Self.chunkBlocks
-            if run.lowerBound < chunks.lowerBound { rest.append(run.lowerBound..<chunks.lowerBound) }
-            if run.upperBound > chunks.upperBound { rest.append(chunks.upperBound..<run.upperBound) }
-            end += 1
-        }
-        whole.replaceSubrange(first..<end, with: rest)
-    }
-
-    private mutating func removePartial(in chunks: Range<UInt64>) {
-        let inside =
-            chunks.count < partial.count
-            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
-        for chunk in inside {
-            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
-            count -= UInt64(bitmap.count)
-            leaveGroup(chunk / Self.groupChunks)
-        }
-    }
-
-    /// The runs of the set within `range`.
-    package func runs(in range: Range<UInt64>) -> [Range<UInt64>] {
-        var runs: [Range<UInt64>] = []
-        var at = range.lowerBound
-        while at < range.upperBound {
-            let (isPresent, end) = run(from: at, limit: range.upperBound)
-            if isPresent { runs.append(at..<end) }
-            at = end
-        }
-        return runs
-    }
-
     /// Adds blocks chunk by chunk.
     private mutating func insertParts(of range: Range<UInt64>) {
         var at = range.lowerBound
@@ -166,7 +89,14 @@ package struct BlockSet: Sendable {
 
     /// Adds whole chunks, at a cost that does not depend on how many they are.
     private mutating func insertWhole(_ chunks: Range<UInt64>) {
-        removePartial(in: chunks)
+        let inside =
+            chunks.count < partial.count
+            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
+        for chunk in inside {
+            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
+            count -= UInt64(bitmap.count)
+            leaveGroup(chunk / Self.groupChunks)
+        }
         // Runs that touch or overlap become one with these.
         let first = chunks.lowerBound == 0 ? 0 : wholeIndex(endingAfter: chunks.lowerBound - 1)
         var (merged, end) = (chunks, first)
@@ -195,6 +125,109 @@ package struct BlockSet: Sendable {
             partial[chunk] = bitmap
             if !wasPartial { partialByGroup[group, default: 0] += 1 }
         }
+    }
+
+    /// Takes the blocks of `range` out, those that are not in the set too.
+    package mutating func remove(_ range: Range<UInt64>) {
+        guard !range.isEmpty else { return }
+        let firstWhole = (range.lowerBound + Self.chunkBlocks - 1) / Self.chunkBlocks
+        let endOfWhole = range.upperBound / Self.chunkBlocks
+        guard firstWhole < endOfWhole else { return removeParts(of: range) }
+        removeParts(of: range.lowerBound..<firstWhole * Self.chunkBlocks)
+        removeWhole(firstWhole..<endOfWhole)
+        removeParts(of: endOfWhole * Self.chunkBlocks..<range.upperBound)
+    }
+
+    /// Takes whole chunks out, at a cost that does not depend on how many they are.
+    private mutating func removeWhole(_ chunks: Range<UInt64>) {
+        let inside =
+            chunks.count < partial.count
+            ? chunks.filter { partial[$0] != nil } : partial.keys.filter { chunks.contains($0) }
+        for chunk in inside {
+            guard let bitmap = partial.removeValue(forKey: chunk) else { continue }
+            count -= UInt64(bitmap.count)
+            leaveGroup(chunk / Self.groupChunks)
+        }
+        let first = wholeIndex(endingAfter: chunks.lowerBound)
+        var end = first
+        var left: [Range<UInt64>] = []
+        while end < whole.count, whole[end].lowerBound < chunks.upperBound {
+            let run = whole[end]
+            count -= UInt64(run.clamped(to: chunks).count) * Self.chunkBlocks
+            if run.lowerBound < chunks.lowerBound { left.append(run.lowerBound..<chunks.lowerBound) }
+            if run.upperBound > chunks.upperBound { left.append(chunks.upperBound..<run.upperBound) }
+            end += 1
+        }
+        whole.replaceSubrange(first..<end, with: left)
+    }
+
+    /// Takes blocks out chunk by chunk.
+    private mutating func removeParts(of range: Range<UInt64>) {
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let chunk = at / Self.chunkBlocks
+            let chunkStart = chunk * Self.chunkBlocks
+            let end = min(range.upperBound, chunkStart + Self.chunkBlocks)
+            remove(Int(at - chunkStart)..<Int(end - chunkStart), inChunk: chunk)
+            at = end
+        }
+    }
+
+    private mutating func remove(_ bits: Range<Int>, inChunk chunk: UInt64) {
+        let group = chunk / Self.groupChunks
+        var bitmap: Bitmap
+        if let known = partial[chunk] {
+            bitmap = known
+        } else if wholeRun(holding: chunk) != nil {
+            removeWhole(chunk..<chunk + 1)
+            bitmap = Bitmap()
+            count += UInt64(bitmap.insert(0..<Int(Self.chunkBlocks)))
+            partialByGroup[group, default: 0] += 1
+        } else {
+            return
+        }
+        count -= UInt64(bitmap.remove(bits))
+        partial[chunk] = bitmap.isEmpty ? nil : bitmap
+        if bitmap.isEmpty { leaveGroup(group) }
+    }
+
+    /// Every run of blocks in the set, ascending; runs that touch are one.
+    package var runs: [Range<UInt64>] {
+        var found = whole.map { $0.lowerBound * Self.chunkBlocks..<$0.upperBound * Self.chunkBlocks }
+        for (chunk, bitmap) in partial {
+            var bit = 0
+            while true {
+                let start = bitmap.next(from: bit, isPresent: true)
+                if start >= Int(Self.chunkBlocks) { break }
+                let end = bitmap.next(from: start, isPresent: false)
+                let base = chunk * Self.chunkBlocks
+                found.append(base + UInt64(start)..<base + UInt64(end))
+                if end >= Int(Self.chunkBlocks) { break }
+                bit = end
+            }
+        }
+        found.sort { $0.lowerBound < $1.lowerBound }
+        var joined: [Range<UInt64>] = []
+        for run in found {
+            if let last = joined.last, last.upperBound == run.lowerBound {
+                joined[joined.count - 1] = last.lowerBound..<run.upperBound
+            } else {
+                joined.append(run)
+            }
+        }
+        return joined
+    }
+
+    /// The runs of the set within `range`: costs what they are, not what the set is.
+    package func runs(in range: Range<UInt64>) -> [Range<UInt64>] {
+        var runs: [Range<UInt64>] = []
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let (isPresent, end) = run(from: at, limit: range.upperBound)
+            if isPresent { runs.append(at..<end) }
+            at = end
+        }
+        return runs
     }
 
     private mutating func leaveGroup(_ group: UInt64) {
@@ -236,6 +269,8 @@ private struct Bitmap: Sendable {
 
     var isFull: Bool { words == SIMD8(repeating: .max) }
 
+    var isEmpty: Bool { words == SIMD8(repeating: 0) }
+
     func contains(_ bit: Int) -> Bool {
         words[bit / Self.wordBits] >> UInt64(bit % Self.wordBits) & 1 != 0
     }
@@ -253,31 +288,32 @@ private struct Bitmap: Sendable {
         return words.scalarCount * Self.wordBits
     }
 
-    var isEmpty: Bool { words == SIMD8(repeating: 0) }
+    /// Sets `bits`; how many were not set before.
+    mutating func insert(_ bits: Range<Int>) -> Int {
+        var added = 0
+        for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
+            let mask = Self.mask(bits, word)
+            added += (mask & ~words[word]).nonzeroBitCount
+            words[word] |= mask
+        }
+        return added
+    }
 
     /// Clears `bits`; how many were set before.
     mutating func remove(_ bits: Range<Int>) -> Int {
         var removed = 0
         for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
-            let low = max(bits.lowerBound - word * Self.wordBits, 0)
-            let high = min(bits.upperBound - word * Self.wordBits, Self.wordBits)
-            let mask = (UInt64.max >> UInt64(Self.wordBits - (high - low))) << UInt64(low)
+            let mask = Self.mask(bits, word)
             removed += (mask & words[word]).nonzeroBitCount
             words[word] &= ~mask
         }
         return removed
     }
 
-    /// Sets `bits`; how many were not set before.
-    mutating func insert(_ bits: Range<Int>) -> Int {
-        var added = 0
-        for word in bits.lowerBound / Self.wordBits...(bits.upperBound - 1) / Self.wordBits {
-            let low = max(bits.lowerBound - word * Self.wordBits, 0)
-            let high = min(bits.upperBound - word * Self.wordBits, Self.wordBits)
-            let mask = (UInt64.max >> UInt64(Self.wordBits - (high - low))) << UInt64(low)
-            added += (mask & ~words[word]).nonzeroBitCount
-            words[word] |= mask
-        }
-        return added
+    /// Those of `bits` that lie in a word.
+    private static func mask(_ bits: Range<Int>, _ word: Int) -> UInt64 {
+        let low = max(bits.lowerBound - word * wordBits, 0)
+        let high = min(bits.upperBound - word * wordBits, wordBits)
+        return (UInt64.max >> UInt64(wordBits - (high - low))) << UInt64(low)
     }
 }

@@ -15,7 +15,12 @@ package final class DeltaMap: Sendable {
     private let shards = (0..<DeltaMap.shardCount).map { _ in MutexBox(Shard()) }
     private let areas = Atomic<UInt64>(0)
 
-    package init() {}
+    /// Redirect: one that is born has a record too, of its names and links, with `InodePlace.store`.
+    package let isRedirect: Bool
+
+    package init(isRedirect: Bool = false) {
+        self.isRedirect = isRedirect
+    }
 
     private func shard(_ key: InodeKey) -> MutexBox<Shard> {
         let mixed = (key.inode ^ UInt64(bitPattern: key.birth)) &* 0x9e37_79b9_7f4a_7c15
@@ -24,6 +29,16 @@ package final class DeltaMap: Sendable {
 
     /// The number of areas recorded: blocks, names, sets of attributes.
     package var changedAreas: UInt64 { areas.load(ordering: .relaxed) }
+
+    /// Whether it says nothing of any inode.
+    package var isEmpty: Bool {
+        shards.allSatisfy { $0.mutex.withLock { $0.records.isEmpty && $0.born.isEmpty } }
+    }
+
+    /// The blocks that delta files hold.
+    package var storedBlocks: UInt64 {
+        records.reduce(0) { sum, record in sum + record.contents.withLock { $0.blocks.count } }
+    }
 
     package func countAreas(_ number: UInt64) {
         areas.add(number, ordering: .relaxed)
@@ -43,11 +58,23 @@ package final class DeltaMap: Sendable {
         shard(key).mutex.withLock { $0.born.contains(key) }
     }
 
-    /// The record of an inode that is about to change, made where there is none; nil for one that was born after
-    /// the cut, of which the snapshot needs nothing. `reference` is kept in it, to find the inode again.
+    /// All records and all that were born, as they are together at some moment while this is called.
+    var inodes: (records: [InodeRecord], born: Set<InodeKey>) {
+        var (records, born): ([InodeRecord], Set<InodeKey>) = ([], [])
+        for shard in shards {
+            shard.mutex.withLock {
+                records += $0.records.values
+                born.formUnion($0.born)
+            }
+        }
+        return (records, born)
+    }
+
+    /// The record of an inode that is about to change, made where there is none; nil in preserve for one that was
+    /// born after the cut, of which the snapshot needs nothing. `reference` is kept in it, to find the inode again.
     package func recordForChange(of key: InodeKey, _ reference: InodeReference? = nil) -> InodeRecord? {
         shard(key).mutex.withLock { shard in
-            if shard.born.contains(key) { return nil }
+            if !isRedirect, shard.born.contains(key) { return nil }
             if let record = shard.records[key] { return record }
             let record = InodeRecord(key: key, reference: reference)
             shard.records[key] = record
@@ -78,6 +105,9 @@ package final class DeltaMap: Sendable {
         }
     }
 
+    /// How much has changed. Costs as much.
+    package var changes: Changes { changes { _ in true } }
+
     /// How much has changed of the inodes that `isCounted` says to count. Costs as much as has changed.
     package func changes(where isCounted: (RecordedAttributes) -> Bool) -> Changes {
         var sum = Changes()
@@ -93,11 +123,15 @@ package final class DeltaMap: Sendable {
     }
 
     /// Notes that an inode was made after the cut. False where its key is that of an inode of the cut, so that
-    /// the two cannot be told apart.
-    package func insertBorn(_ key: InodeKey) -> Bool {
+    /// the two cannot be told apart. In redirect it has a record from now on, which keeps `reference`.
+    package func insertBorn(_ key: InodeKey, _ reference: InodeReference? = nil) -> Bool {
         shard(key).mutex.withLock { shard in
-            if shard.records[key] != nil { return false }
+            if shard.records[key] != nil { return shard.born.contains(key) }
             shard.born.insert(key)
+            guard isRedirect else { return true }
+            let record = InodeRecord(key: key, reference: reference)
+            record.contents.withLock { $0.place = .store }
+            shard.records[key] = record
             return true
         }
     }

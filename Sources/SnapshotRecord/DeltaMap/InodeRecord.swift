@@ -1,7 +1,7 @@
 package import LinuxSystem
 package import Synchronization
 
-/// The attributes of an inode at the cut.
+/// The attributes of an inode: at the cut in preserve, as applications see them in redirect.
 package final class RecordedAttributes: Sendable {
     package let status: FileStatus
     package let extended: ExtendedAttributes
@@ -12,8 +12,14 @@ package final class RecordedAttributes: Sendable {
     }
 }
 
-/// What a name stood for at the cut.
-package enum RecordedEntry: Sendable {
+extension RecordedAttributes: Equatable {
+    package static func == (left: RecordedAttributes, right: RecordedAttributes) -> Bool {
+        left === right || left.status == right.status && left.extended == right.extended
+    }
+}
+
+/// What a name stands for: at the cut in preserve, to applications in redirect.
+package enum RecordedEntry: Sendable, Equatable {
     case absent
     case present(InodeReference)
 
@@ -22,8 +28,8 @@ package enum RecordedEntry: Sendable {
     }
 }
 
-/// Where the inode of the cut is now.
-package enum InodePlace: Sendable {
+/// Where an inode is.
+package enum InodePlace: UInt8, Sendable {
     /// In the source, under some name.
     case source
     /// In the graveyard: it has lost its last name, and its data serves the snapshot from there. Its link count is
@@ -31,6 +37,19 @@ package enum InodePlace: Sendable {
     case graveyard
     /// Gone: all that the snapshot needs of it is in the record.
     case detached
+    /// Redirect: made while this layer was the top one; a real file in the store until the layer is merged.
+    case store
+}
+
+/// How many names an inode has, and when it changed last.
+package struct LinkCount: Sendable, Equatable {
+    package var count: UInt32
+    package var changed: Timestamp
+
+    package init(count: UInt32, changed: Timestamp) {
+        self.count = count
+        self.changed = changed
+    }
 }
 
 /// The other version of one inode, as far as it has one: of its attributes, its data and the names in it.
@@ -42,11 +61,17 @@ package enum InodePlace: Sendable {
 package final class InodeRecord: Sendable {
     package struct Contents: Sendable {
         package var attributes: RecordedAttributes?
-        /// The blocks in the delta file: data as they were, holes as holes.
+        /// The blocks in the delta file: in preserve data as they were, holes as holes.
         package var blocks = BlockSet()
         /// Single pass: blocks that the backup had read and that have changed, or whose originals were given back. Their reads
         /// fail. None of them is in `blocks`.
         package private(set) var gone = BlockSet()
+        /// Redirect: blocks that are holes, whatever delta file or primary have there. Preserve: of the `blocks` those
+        /// that a journal tells to have been holes, so that no delta file is missed for them.
+        package var holes = BlockSet()
+        /// Redirect, of an inode that is new in this layer, or was in one that has been merged since: the names that it
+        /// has, and its time of change. nil: those of the file itself. Void where there are `attributes`.
+        package var links: LinkCount?
         /// Whether the block that the file ended in is among them where it was a hole: before data are added to it.
         package var knowsEnd = false
         package var place = InodePlace.source
@@ -85,7 +110,7 @@ package final class InodeRecord: Sendable {
         package mutating func release(_ range: Range<UInt64>) -> [Range<UInt64>] {
             let stored = blocks.runs(in: range)
             for run in stored {
-                blocks.subtract(run)
+                blocks.remove(run)
                 gone.insert(run)
             }
             return stored
@@ -114,7 +139,7 @@ package final class InodeRecord: Sendable {
         package var changedBlocks: BlockSet {
             if gone.isEmpty { return blocks }
             var all = blocks
-            for run in gone.runs(in: 0..<RecordLimits.blockCount(.max)) { all.insert(run) }
+            for run in gone.runs { all.insert(run) }
             return all
         }
 

@@ -4,29 +4,56 @@ package import SystemPackage
 internal import Synchronization
 
 /// What the store keeps for one snapshot: a delta file for each inode whose data changed, sparse, at the file's own
-/// offsets, so that the map needs only to say which blocks are there; and the graveyard.
+/// offsets, so that the map needs only to say which blocks are there; the graveyard; and the journal of the map, by which
+/// a snapshot outlives a daemon that is killed.
 ///
 /// Safe for use by all threads; two that write one inode's delta file must keep apart (`InodeRecord.firstChange`).
 package final class DeltaStore: Sendable {
     private let store: Store
-    private let directory: Descriptor
+    package let files: DeltaFiles
     private let graveyard: Descriptor
-    private let files = DescriptorCache<InodeKey>(capacity: RecordLimits.openDeltaFilesMax)
-    private let bytes = Atomic<UInt64>(0)
-    /// Those of `bytes` that lie in the graveyard, and still count in their owners' quotas.
+    /// nil where the snapshot cannot be taken up after a kill.
+    private let journal: Journal?
+    /// Why the next daemon will find none, where that is not this daemon's nature.
+    private let whyUnjournaled: String?
+    /// Of the bytes stored those that lie in the graveyard, and still count in their owners' quotas.
     private let buried = Atomic<UInt64>(0)
-    /// What `bytes` was when its space was given back.
+    /// What was stored when its space was given back.
     private let peak = Atomic<UInt64>(0)
-    private let bytesMax: UInt64
     /// Files with originals that are clones, which were not counted.
     private let cloned = Mutex<Set<InodeKey>>([])
 
-    /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored.
-    package init(in store: Store, bytesMax: UInt64?) throws(Errno) {
+    /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored. `head` nil keeps no journal;
+    /// `whyUnjournaled`: what the daemon that finds the snapshot after a kill is to say then.
+    package init(
+        in store: Store, bytesMax: UInt64?, head: JournalHead? = nil, whyUnjournaled: String? = nil
+    ) throws(Errno) {
         self.store = store
-        self.bytesMax = bytesMax ?? .max
-        directory = try Self.makeEmpty(Store.snapshotName, in: store.directory)
+        self.whyUnjournaled = whyUnjournaled
+        files = DeltaFiles(
+            in: try Self.makeEmpty(Store.snapshotName, in: store.directory), bytesMax: bytesMax)
         graveyard = try Self.makeEmpty(Store.graveyardName, in: store.companion)
+        let directory = files.directory
+        journal = try head.map { (head) throws(Errno) in try Journal(creatingIn: directory, head: head) }
+    }
+
+    /// Goes on with what an earlier daemon kept, whose journal has been read and whose files have been looked at.
+    /// `countsClones` false: delta files are clones, which count for nothing.
+    package init(
+        takingUp scan: JournalScan, _ kept: KeptFiles, in store: Store, bytesMax: UInt64?, countsClones: Bool
+    ) throws(Errno) {
+        guard let directory = kept.directory else { throw .noSuchFileOrDirectory }
+        self.store = store
+        whyUnjournaled = nil
+        files = DeltaFiles(in: directory, bytesMax: bytesMax)
+        if let there = kept.graveyard {
+            graveyard = there
+        } else {
+            graveyard = try Self.makeEmpty(Store.graveyardName, in: store.companion)
+        }
+        journal = try Journal(resuming: scan, in: directory)
+        if countsClones { files.count(kept.deltaBytes) }
+        countBuried(kept.buriedBytes)
     }
 
     private static func makeEmpty(
@@ -40,26 +67,49 @@ package final class DeltaStore: Sendable {
     }
 
     /// Bytes stored: originals copied, and those that lie in the graveyard.
-    package var storedBytes: UInt64 { bytes.load(ordering: .relaxed) }
+    package var storedBytes: UInt64 { files.storedBytes }
 
     /// The most that was stored: it grows until all of it is given back.
     package var peakBytes: UInt64 { max(storedBytes, peak.load(ordering: .relaxed)) }
 
-    /// Counts `number` bytes in; throws ENOSPC where that is over the bound.
-    package func reserve(_ number: UInt64) throws(Errno) {
-        let (_, sum) = bytes.add(number, ordering: .relaxed)
-        if sum > bytesMax { throw .noSpace }
+    // MARK: The journal
+
+    /// Writes to the journal what the map is about to hold: one record, with one write that is not synced.
+    package func record(_ changes: [RecordChange]) throws(Errno) {
+        try journal?.append(.changes(changes))
     }
 
-    /// The delta file of an inode, made where `create` says so.
-    package func file(of key: InodeKey, create: Bool) throws(Errno) -> Descriptor {
-        if let open = files.descriptor(for: key) { return open }
-        let flags = O_RDWR | (create ? O_CREAT : 0)
-        let opened = try key.fileName.withCString { (name) throws(Errno) in
-            try Descriptor.open(at: directory, name, flags, mode: 0o600)
+    /// Says in the journal when the cut was, and that the start came to its end: what has no such mark was promised to
+    /// nobody, and is not taken up.
+    package func begin(cut: Timestamp) throws(Errno) {
+        guard let journal else {
+            if let whyUnjournaled { try KeptFiles.noteUnjournaled(whyUnjournaled, in: files.directory) }
+            return
         }
-        files.keep(opened, for: key)
-        return opened
+        var head = journal.head
+        head.cut = cut
+        try journal.restate(head)
+        try journal.append(.mark(through: 0, inodes: []))
+    }
+
+    /// Says in the journal that the snapshot is over, before the first change goes by that is not recorded: so that it is
+    /// not taken up. Where nothing more can be written, the journal goes.
+    package func forsake() throws(Errno) {
+        guard let journal else {
+            if whyUnjournaled != nil { try KeptFiles.removeUnjournaled(in: files.directory) }
+            return
+        }
+        do throws(Errno) {
+            try journal.append(.discarded)
+        } catch {
+            try journal.remove()
+        }
+    }
+
+    /// Keeps, for a daemon that takes the snapshot up, why a part of it cannot be read.
+    package func noteInexact(_ why: String) throws(Errno) {
+        guard journal != nil else { return }
+        try KeptFiles.noteInexact(why, in: files.directory)
     }
 
     // MARK: Originals
@@ -70,28 +120,32 @@ package final class DeltaStore: Sendable {
         of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool = false
     ) throws(Errno) {
         var at = range.lowerBound
+        // Made in any case: by what a journal says, recovery misses it.
+        let target = try target(of: key)
         while at < range.upperBound {
             guard let data = try seek(source, SEEK_DATA, from: at), data < range.upperBound else {
-                return
+                break
             }
             let start = max(data, at)
             let hole = try seek(source, SEEK_HOLE, from: start) ?? range.upperBound
             let end = min(hole, range.upperBound)
-            try storeData(of: key, from: source, start..<end, clones: clones)
+            if clones { cloned.withLock { _ = $0.insert(key) } }
+            try storeData(to: target, from: source, start..<end, clones: clones)
             at = end
+        }
+        // Where the range ends in a hole: the file reaches as far as what is recorded as stored, so that one that was
+        // cut short is told from it.
+        if at < range.upperBound, try FileStatus(of: target).size < range.upperBound {
+            try truncate(target, to: range.upperBound)
         }
     }
 
     private func storeData(
-        of key: InodeKey, from source: Descriptor, _ range: Range<Int64>, clones: Bool
+        to target: Descriptor, from source: Descriptor, _ range: Range<Int64>, clones: Bool
     ) throws(Errno) {
         // A clone takes no space by itself, and what will be written to the live file nobody sees: it is not counted.
-        if clones {
-            cloned.withLock { _ = $0.insert(key) }
-            return try cloneRange(source, to: try file(of: key, create: true), range)
-        }
-        try reserve(UInt64(range.count))
-        let target = try file(of: key, create: true)
+        if clones { return try cloneRange(source, to: target, range) }
+        try files.reserve(UInt64(range.count))
         if range.count >= RecordLimits.cloneBytesMin, clone(source, to: target, range) { return }
         var at = range.lowerBound
         while at < range.upperBound {
@@ -102,6 +156,10 @@ package final class DeltaStore: Sendable {
             try writeFully(target, UnsafeRawBufferPointer(rebasing: buffer[..<count]), at: at)
             at += Int64(count)
         }
+    }
+
+    private func target(of key: InodeKey) throws(Errno) -> Descriptor {
+        try files.file(of: key, createFor: (geteuid(), getegid()))
     }
 
     private func clone(_ source: Descriptor, to target: Descriptor, _ range: Range<Int64>) -> Bool {
@@ -116,12 +174,7 @@ package final class DeltaStore: Sendable {
 
     /// Gives the space of originals back that nobody reads any more: of whole blocks.
     package func giveBack(of key: InodeKey, _ range: Range<Int64>) throws(Errno) {
-        let target: Descriptor
-        do throws(Errno) {
-            target = try file(of: key, create: false)
-        } catch .noSuchFileOrDirectory {
-            return  // They were holes.
-        }
+        guard let target = try files.existingFile(of: key) else { return }  // They were holes.
         var stored: Int64 = 0
         var at = range.lowerBound
         while at < range.upperBound, let data = try seek(target, SEEK_DATA, from: at), data < range.upperBound {
@@ -136,14 +189,8 @@ package final class DeltaStore: Sendable {
 
     /// Counts bytes out.
     private func uncount(_ number: UInt64) {
-        peak.max(bytes.load(ordering: .relaxed), ordering: .relaxed)
-        var now = bytes.load(ordering: .relaxed)
-        while true {
-            let (exchanged, original) = bytes.compareExchange(
-                expected: now, desired: now - min(now, number), ordering: .relaxed)
-            if exchanged { return }
-            now = original
-        }
+        peak.max(files.storedBytes, ordering: .relaxed)
+        files.release(atMost: number)
     }
 
     // MARK: The graveyard
@@ -180,7 +227,7 @@ package final class DeltaStore: Sendable {
     }
 
     private func countBuried(_ number: UInt64) {
-        bytes.add(number, ordering: .relaxed)
+        files.count(number)
         buried.add(number, ordering: .relaxed)
     }
 
@@ -188,7 +235,7 @@ package final class DeltaStore: Sendable {
     package var buriedBytes: UInt64 { buried.load(ordering: .relaxed) }
 
     /// Whether more is stored than allowed.
-    package var isOverBound: Bool { storedBytes > bytesMax }
+    package var isOverBound: Bool { files.isOverBound }
 
     /// Opens an inode in the graveyard: for a source without file handles.
     package func openGrave(_ key: InodeKey, _ flags: Int32) throws(Errno) -> Descriptor {
@@ -199,10 +246,11 @@ package final class DeltaStore: Sendable {
 
     /// Gives the space of delta files and graveyard back.
     package func discard() throws(Errno) {
-        files.removeAll()
+        files.releaseDescriptors()
+        try journal?.remove()
         _ = try removeTree(at: store.directory, Store.snapshotName)
         _ = try removeTree(at: store.companion, Store.graveyardName)
-        peak.max(bytes.exchange(0, ordering: .relaxed), ordering: .relaxed)
+        peak.max(files.releaseAll(), ordering: .relaxed)
         buried.store(0, ordering: .relaxed)
     }
 }
