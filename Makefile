@@ -37,7 +37,7 @@ help:
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
 	@echo 'make picture    draw Docs/torn.svg from a real run (BASE, ROUNDS)'
-	@echo 'make bench      measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
+	@echo 'make bench      measure the stall of a start, what a tree of FILES costs, and a single pass (BASE=DIR: where)'
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
@@ -125,6 +125,7 @@ picture: build
 bench: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
 	Benchmarks/scale .build/release/fusesnap $(BASE)/fusesnap-scale $(FILES)
+	test "$$(id -u)" != 0 || Benchmarks/passes .build/release/fusesnap $(BASE)/fusesnap-passes
 
 check-scale: require-test
 	$(SWIFT) build --build-tests
