@@ -83,7 +83,7 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
             try place.cut()
             try file.allocate(keepSize, at: 0, count: 1 << 20)
             #expect(try file.stat().size == 100)
-            #expect(try file.stat().blocks >= 2048)
+            if setting.tellsBlocks { #expect(try file.stat().blocks >= 2048) }
             try file.allocate(at: 0, count: 8_192)
             #expect(try file.stat().size == 8_192)
             #expect(try file.read(10_000, at: 0) == bytes(100) + zeros(8_092))
@@ -106,7 +106,7 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
             try file.allocate(punchHole, at: 4_000, count: 20_000)
             let expected = Array(bytes(65_536)[..<4_000]) + zeros(20_000) + Array(bytes(65_536)[24_000...])
             #expect(try file.read(65_536, at: 0) == expected)
-            #expect(try file.stat().blocks < blocks)
+            if setting.tellsBlocks { #expect(try file.stat().blocks < blocks) }
             #expect(try file.dataRanges() == [0..<4_096, 20_480..<65_536])
             try file.allocate(punchHole, at: 60_000, count: 100_000)
             #expect(try file.stat().size == 65_536)

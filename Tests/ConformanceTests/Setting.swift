@@ -18,6 +18,9 @@ enum Setting: String, CaseIterable, Sendable, CustomTestStringConvertible {
         return allCases.filter { Machine.Mode.available.contains($0.mode) }
     }
 
+    /// Whether an old file's blocks are told as they are: while it is redirected they are what the file and the delta have.
+    var tellsBlocks: Bool { self != .redirected }
+
     private var mode: Machine.Mode { self == .redirectIdle || self == .redirected ? .redirect : .preserve }
     private var isActive: Bool { self == .active || self == .redirected }
 

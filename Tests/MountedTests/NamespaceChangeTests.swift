@@ -200,7 +200,8 @@ private let whiteout: Int32 = 4
             return {
                 for depth in stride(from: 4, through: 1, by: -1) {
                     let from = root / names[...depth].joined()
-                    let to = depth == 4 ? root / "5" : root / names[(depth + 1)...].reversed().joined() / names[depth]
+                    let to =
+                        depth == 4 ? root / "5" : root / names[(depth + 1)...].reversed().joined() / names[depth]
                     try from.rename(to: to)
                 }
                 try (root / "1").rename(to: root / "5/4/3/2/1")

@@ -38,7 +38,8 @@ import Testing
                 let vague = instants.union([.ranges])
                 expect(live, equals: plain, ignoring: vague, "seed \(seed), round \(round): live view")
                 if mode == .redirect {
-                    expect(try TreeCapture(mount.source), equals: atCut, "seed \(seed): the source while redirected")
+                    expect(
+                        try TreeCapture(mount.source), equals: atCut, "seed \(seed): the source while redirected")
                 }
                 try mount.stop()
                 let stamps: Set<Fact> = mode == .redirect ? [.ranges, .ctime] : [.ranges]

@@ -6,7 +6,8 @@ import Testing
 
 /// `ctl stop --discard`: the tree is what it was, and whoever holds what has vanished is told so.
 @Suite(
-    .serialized, .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
+    .serialized,
+    .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
 struct RedirectDiscardTests {
     @Test("what was removed, moved and changed is there again, and the kernel knows")
     func caches() throws {
@@ -33,7 +34,9 @@ struct RedirectDiscardTests {
             let mapping = try open.map(5_000)
             #expect(try mapping.read(9, at: 0) == Array(bytes(9, seed: 2)))
             try mount.discard()
-            for name: Path in ["kept", "dst/dir", "new", "dir/sub/new"] { #expect(!(root / name).exists, "\(name)") }
+            for name: Path in ["kept", "dst/dir", "new", "dir/sub/new"] {
+                #expect(!(root / name).exists, "\(name)")
+            }
             expect(try TreeCapture(root), equals: before, "live view")
             expect(try TreeCapture(mount.source), equals: before, "the source")
             #expect(try open.read(9_000, at: 0) == bytes(5_000))
@@ -50,7 +53,9 @@ struct RedirectDiscardTests {
             try mount.start()
             try (root / "d").mkdir()
             try (root / "d/file").create(bytes(5_000))
-            let (file, directory) = (try (root / "d/file").open(O_RDWR), try (root / "d").open(O_RDONLY | O_DIRECTORY))
+            let (file, directory) = (
+                try (root / "d/file").open(O_RDWR), try (root / "d").open(O_RDONLY | O_DIRECTORY)
+            )
             let temporary = try root.open(O_RDWR | O_TMPFILE)
             let magic = Path("/proc/self/fd/\(directory.raw)")
             #expect(try file.stat().size == 5_000)
@@ -59,8 +64,10 @@ struct RedirectDiscardTests {
                 ("fstat", { _ = try file.stat() }), ("read", { _ = try file.read(10, at: 0) }),
                 ("write", { try file.write([1], at: 0) }), ("fsync", { try file.sync() }),
                 ("truncate", { try file.truncate(0) }), ("chmod", { try file.chmod(0o600) }),
-                ("listing", { _ = try directory.entries() }), ("fstat of a directory", { _ = try directory.stat() }),
-                ("create", { try (magic / "x").create() }), ("write without a name", { try temporary.write([1], at: 0) }),
+                ("listing", { _ = try directory.entries() }),
+                ("fstat of a directory", { _ = try directory.stat() }),
+                ("create", { try (magic / "x").create() }),
+                ("write without a name", { try temporary.write([1], at: 0) }),
                 ("link", { try temporary.link(to: root / "x") }),
             ]
             for (name, attempt) in attempts { #expect(throws: Errno.self, "\(name)", performing: attempt) }

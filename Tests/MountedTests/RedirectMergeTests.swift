@@ -5,7 +5,8 @@ import Testing
 
 /// Merges: what applications do meanwhile, and sizes.
 @Suite(
-    .serialized, .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
+    .serialized,
+    .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
 struct RedirectMergeTests {
     private static let block = 4_096
 
@@ -45,14 +46,17 @@ struct RedirectMergeTests {
                 var last = rounds.current
                 for number in 0..<blocks {
                     let at = Self.place(number)
-                    if last == rounds.current, rounds.current > 1, Array(found[at..<at + 4]) != Self.mark(last, number) {
+                    if last == rounds.current, rounds.current > 1,
+                        Array(found[at..<at + 4]) != Self.mark(last, number)
+                    {
                         last -= 1
                     }
                     var expected = Array(start[number * Self.block..<(number + 1) * Self.block])
                     let offset = at - number * Self.block
                     expected.replaceSubrange(offset..<offset + 4, with: Self.mark(last, number))
                     guard found[number * Self.block..<(number + 1) * Self.block].elementsEqual(expected) else {
-                        throw TestFailure("\(root): block \(number) is not what was written last, in round \(last)")
+                        throw TestFailure(
+                            "\(root): block \(number) is not what was written last, in round \(last)")
                     }
                 }
             }
@@ -101,7 +105,8 @@ struct RedirectMergeTests {
             try changer.join()
             for directory in [root, mount.source / "d"] {
                 expect(
-                    try TreeCapture(directory), equals: try TreeCapture(twin), ignoring: [.mtime, .ctime, .ranges],
+                    try TreeCapture(directory), equals: try TreeCapture(twin),
+                    ignoring: [.mtime, .ctime, .ranges],
                     "seed \(seed): \(directory)")
             }
         }

@@ -7,7 +7,8 @@ import Testing
 /// The live view while changes are redirected, where it could be told from an ordinary one. That it answers as a plain
 /// directory does is for ConformanceTests, that each kind of change is merged and discarded exactly for the Change tests.
 @Suite(
-    .serialized, .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
+    .serialized,
+    .enabled(if: Machine.canMount && Machine.Mode.available.contains(.redirect), "needs /dev/fuse and root"))
 struct RedirectTests {
     private func with(_ body: (MountedSource) throws -> Void) throws {
         try MountedSource.with(mode: .redirect, body)
@@ -56,9 +57,9 @@ struct RedirectTests {
         try with { mount in
             let (root, source) = (mount.mountpoint, mount.source)
             for name: Path in ["file", "other"] { try (root / name).create(bytes(100)) }
-            try (root / "d").mkdir()
+            for name: Path in ["d", "empty"] { try (root / name).mkdir() }
             try (root / "d/inside").create()
-            let kept = [source / "file", source / "d"].map(\.string)
+            let kept = [source / "file", source / "d", source / "empty"].map(\.string)
             try succeed(["chattr", "+i"] + kept)
             defer {
                 do { try succeed(["chattr", "-i"] + kept) } catch { Issue.record("\(error)") }
@@ -74,7 +75,7 @@ struct RedirectTests {
                 ("create in it", { try (root / "d/new").create() }),
                 ("unlink in it", { try (root / "d/inside").unlink() }),
                 ("rename into it", { try (root / "other").rename(to: root / "d/x") }),
-                ("rmdir", { try (root / "d").rmdir() }), ("chmod of it", { try (root / "d").chmod(0o700) }),
+                ("rmdir", { try (root / "empty").rmdir() }), ("chmod of it", { try (root / "d").chmod(0o700) }),
             ]
             for (name, attempt) in attempts {
                 #expect(throws: Errno.notPermitted, "\(name)", performing: attempt)
@@ -82,7 +83,7 @@ struct RedirectTests {
             try (root / "d/inside").write([7], at: 0)
             try mount.stop()
             #expect(try (source / "d/inside").contents() == [7])
-            #expect(try Set(root.entries()) == ["file", "other", "d"])
+            #expect(try Set(root.entries()) == ["file", "other", "d", "empty"])
         }
     }
 
@@ -107,7 +108,9 @@ struct RedirectTests {
         }
     }
 
-    @Test("a file without a name gets one: made before the start, named then; made and named before the stop, or after it")
+    @Test(
+        "a file without a name gets one: made before the start, named then; made and named before the stop, or after it"
+    )
     func withoutName() throws {
         try with { mount in
             let root = mount.mountpoint
@@ -238,13 +241,19 @@ struct RedirectTests {
             try list(changed, "merge", mount.stop)
             try list(changed, "nothing") {}
             try list(changed, "another start", mount.start)
-            for number in 0..<300 { try (directory / Path("new-\(number)")).rename(to: directory / Path("n\(number)")) }
-            for number in 0..<300 { try (directory / Path("n\(number)")).rename(to: directory / Path("new-\(number)")) }
+            for number in 0..<300 {
+                try (directory / Path("new-\(number)")).rename(to: directory / Path("n\(number)"))
+            }
+            for number in 0..<300 {
+                try (directory / Path("n\(number)")).rename(to: directory / Path("new-\(number)"))
+            }
             try list(changed, "discard", mount.discard)
         }
     }
 
-    @Test("listings are whole wherever they stop for want of room, and go on from any position in another descriptor")
+    @Test(
+        "listings are whole wherever they stop for want of room, and go on from any position in another descriptor"
+    )
     func listingPositions() throws {
         try with { mount in
             let directories = (0..<25).map { mount.mountpoint / Path("d\($0)") }
@@ -299,11 +308,15 @@ struct RedirectTests {
             try (root / "sparse").write([1], at: 1 << 29)
             try (root / "new").create(bytes(50_000))
             func expectSane(_ when: String) throws {
-                #expect(try (root / "empty").lstat().blocks > 0, "to tar, a file without blocks is one without data")
+                #expect(
+                    try (root / "empty").lstat().blocks > 0, "to tar, a file without blocks is one without data")
                 #expect(try (root / "sparse").lstat().blocks < 1_000, "\(when)")
                 #expect(try (root / "sparse").open(O_RDONLY).dataRanges() == [1 << 29..<(1 << 29 + 4_096)])
                 try (root / "out").mkdir()
-                try succeed(["sh", "-c", "tar -C \"$0\" -cSf - file empty sparse new | tar -C \"$0/out\" -xf -", root.string])
+                try succeed([
+                    "sh", "-c", "tar -C \"$0\" -cSf - file empty sparse new | tar -C \"$0/out\" -xf -",
+                    root.string,
+                ])
                 for name: Path in ["file", "empty", "sparse", "new"] {
                     #expect(try hash(of: root / "out" / name) == hash(of: root / name), "\(when): \(name)")
                 }

@@ -23,7 +23,9 @@ final class HoldingChild: Sendable {
         let ready = Path("\(top.string)/ready-\(UInt64.random(in: 0 ... .max))")
         try ready.create(mode: 0o666)
         try ready.chmod(0o666)
-        let words = prefix + ["python3", "-c", Self.prelude + script + Self.end, ready.string]
+        // Debian's own, where it is there: another may lie where other users may not look.
+        let python = access("/usr/bin/python3", X_OK) == 0 ? "/usr/bin/python3" : "python3"
+        let words = prefix + [python, "-c", Self.prelude + script + Self.end, ready.string]
         child = try Child(words + arguments.map(\.string), in: "/")
         let (pid, program) = (child.pid, child)
         do {

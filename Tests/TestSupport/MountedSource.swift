@@ -18,13 +18,17 @@ package final class MountedSource: Sendable {
     private static let hangSeconds = environmentValue("FUSESNAP_TEST_HANG_SECONDS").flatMap { Double($0) } ?? 240.0
 
     private init(
-        top: Path, source: Path, mountpoint: Path, mode: Machine.Mode, options: [String], descriptorsMax: Int? = nil
+        top: Path, source: Path, mountpoint: Path, mode: Machine.Mode, options: [String],
+        descriptorsMax: Int? = nil
     ) throws {
         self.mode = mode
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
-        let words = ["mount", "--mode", mode.rawValue] + Machine.mountOptions + options + [source.string, mountpoint.string]
+        let words =
+            ["mount", "--mode", mode.rawValue] + Machine.mountOptions + options + [
+                source.string, mountpoint.string,
+            ]
         // The hard limit: the daemon raises the other.
         let limited = descriptorsMax.map { ["sh", "-c", "ulimit -n \($0) && exec \"$0\" \"$@\""] } ?? []
         try succeed(limited + [Machine.binary] + words, seconds: 30)

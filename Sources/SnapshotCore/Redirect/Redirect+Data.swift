@@ -207,8 +207,9 @@ extension Redirect {
                 let cutOff = RecordLimits.blockCount(size)..<RecordLimits.blockCount(old)
                 if !cutOff.isEmpty { changes.append(.holes(record.key, cutOff)) }
             }
+            let freed = Self.storedBlocks(changes, record)
             try finish(target, record, stack, size: size, changes, loss)
-            giveBack(changes, record, stack.top)
+            giveBack(changes, freed, record, stack.top)
         }
     }
 
@@ -238,8 +239,9 @@ extension Redirect {
             } else {
                 try allocateSpace(record, stack, range)
             }
+            let freed = Self.storedBlocks(changes, record)
             try finish(target, record, stack, size: size, changes, loss)
-            giveBack(changes, record, stack.top)
+            giveBack(changes, freed, record, stack.top)
         }
     }
 
@@ -280,12 +282,28 @@ extension Redirect {
         if first < last { changes.append(.holes(record.key, first..<last)) }
     }
 
-    /// The space of blocks that have become holes comes back once a mark covers that. With `firstChange` held.
-    private func giveBack(_ changes: [RecordChange], _ record: InodeRecord, _ layer: Layer) {
+    /// How many blocks that are stored become holes. Before they do.
+    private static func storedBlocks(_ changes: [RecordChange], _ record: InodeRecord) -> UInt64 {
+        var stored: UInt64 = 0
+        for case .holes(_, let range) in changes {
+            stored += record.contents.withLock { count(of: range, in: $0.blocks) }
+        }
+        return stored
+    }
+
+    /// The space of blocks that have become holes comes back once a mark covers that; and what they were counted, not what
+    /// the file system says: that knows of space too that fallocate(2) has set aside. With `firstChange` held.
+    private func giveBack(
+        _ changes: [RecordChange], _ freed: UInt64, _ record: InodeRecord, _ layer: Layer
+    ) {
         for case .holes(_, let range) in changes {
             commits.afterMark(covering: layer.journal.nextSequence) { [self] in
                 punch(range, of: record, layer)
             }
+        }
+        if freed == 0 { return }
+        commits.afterMark(covering: layer.journal.nextSequence) {
+            layer.files.release(freed * UInt64(Self.block))
         }
     }
 
@@ -300,10 +318,8 @@ extension Redirect {
                     guard let file = try layer.files.existingFile(of: record.key) else { return }
                     let start = RecordLimits.offset(ofBlock: at)
                     let length = RecordLimits.offset(ofBlock: end) - start
-                    let before = try FileStatus(of: file).blocks
                     try LinuxSystem.allocate(
                         file, mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset: start, length: length)
-                    layer.files.release(UInt64(max(0, before - (try FileStatus(of: file).blocks))) * 512)
                 } catch {
                     // The space is used until the layer goes: no more than that.
                     return
@@ -312,13 +328,42 @@ extension Redirect {
         }
     }
 
+    /// What of a range copy_file_range(2) copies by sharing blocks, where the source's file system does that: whole blocks,
+    /// unless the range ends where both files do. The rest is for the next call. `size` and `newSize` are those of the two
+    /// files.
+    private func sharedLength(
+        _ length: Int, at offset: Int64, of size: Int64, to newOffset: Int64, of newSize: Int64
+    ) throws(Errno) -> Int {
+        guard offset % Self.block == 0, newOffset % Self.block == 0, try sharesBlocks() else { return length }
+        let count = min(Int64(length), max(0, size - offset))
+        let endsBoth = offset + count == size && newOffset + count >= newSize
+        let shared = endsBoth ? count : count / Self.block * Self.block
+        return shared > 0 ? Int(shared) : length
+    }
+
+    /// Whether the source's file system shares blocks between files. Found out once.
+    private func sharesBlocks() throws(Errno) -> Bool {
+        if let known = isSharing.withLock({ $0 }) { return known }
+        try credentials.assumeDaemon()
+        var shares = true
+        do throws(Errno) { try store.checkClones() } catch { shares = false }
+        isSharing.withLock { $0 = shares }
+        return shares
+    }
+
     /// copy_file_range(2): how many bytes were copied, no more than a buffer at a time. `input` is the file opened for
-    /// reading; `write` writes what was read.
+    /// reading; `write` writes what was read to `output`, at `newOffset`.
     package func copy(
         from key: InodeKey, _ input: Descriptor, at offset: Int64, length: Int,
-        to write: (UnsafeRawBufferPointer) throws(Errno) -> Int
+        to output: ChangeTarget, at newOffset: Int64, _ write: (UnsafeRawBufferPointer) throws(Errno) -> Int
     ) throws(Errno) -> Int {
-        let length = min(length, RecordLimits.copyBytesMax)
+        func size(_ key: InodeKey, _ file: Descriptor) throws(Errno) -> Int64 {
+            try status(of: key) { () throws(Errno) in try FileStatus(of: file) }.size
+        }
+        let shared = try sharedLength(
+            length, at: offset, of: try size(key, input), to: newOffset,
+            of: try size(output.key, output.descriptor))
+        let length = min(shared, RecordLimits.copyBytesMax)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 4096)
         defer { buffer.deallocate() }
         let count = try read(key, primary: input, into: buffer, at: offset)

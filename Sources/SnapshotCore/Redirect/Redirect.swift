@@ -43,6 +43,8 @@ package final class Redirect: Sendable {
     /// Files without a name that may still get one.
     let temporaries = Mutex<Set<InodeKey>>([])
     let templates = Mutex<[TemplateDirectory: Descriptor]>([:])
+    /// Whether the source's file system shares blocks between files; nil until that is needed.
+    let isSharing = Mutex<Bool?>(nil)
     /// Whether every directory gives its group to what is made in it; nil until that is needed.
     let givesGroups = Mutex<Bool?>(nil)
     /// Whether a name was made in `newFiles` since these were made durable; true at first, for what was there before.

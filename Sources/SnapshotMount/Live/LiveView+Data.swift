@@ -489,11 +489,11 @@ extension LiveView {
             let readsAsItIs = !redirect.holdsData(of: input.reference.key)
             let writesAsItIs = isWritten(asItIs: target.reference, redirect)
             if readsAsItIs && writesAsItIs { return try copy() }
-            try assumeWriter(context)
             return try redirect.copy(
-                from: input.reference.key, reader, at: offset, length: length
+                from: input.reference.key, reader, at: offset, length: length, to: target, at: newOffset
             ) { (data) throws(Errno) in
-                writesAsItIs
+                try assumeWriter(context)
+                return writesAsItIs
                     ? try writeMost(try output.writer(target.descriptor), data, at: newOffset)
                     : try redirect.write(target, data, at: newOffset, privilegeLoss(context))
             }

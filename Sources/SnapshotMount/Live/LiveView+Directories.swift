@@ -55,7 +55,9 @@ extension LiveView {
                 do throws(Errno) {
                     if holdsStore && !entry.isDot && source.hides(entry) { return true }
                     // These come later, if they stand for anything.
-                    if !directory.redirected.isEmpty, directory.redirected[FileName(entry.name)] != nil { return true }
+                    if !directory.redirected.isEmpty, directory.redirected[FileName(entry.name)] != nil {
+                        return true
+                    }
                     let isAdded = try add(entry, of: node, descriptor, &buffer)
                     if isAdded { isEmpty = false }
                     isFull = !isAdded

@@ -36,7 +36,9 @@ extension LiveView {
 
     /// The directory above that of such a handle.
     func lookupParent(_ node: UInt64) throws(Errno) -> EntryReply {
-        if let redirect = lifecycle.redirect, let parent = try redirectedParent(redirect, of: node) { return parent }
+        if let redirect = lifecycle.redirect, let parent = try redirectedParent(redirect, of: node) {
+            return parent
+        }
         let inode = try Descriptor.open(at: try descriptor(of: node), "..", O_PATH | O_DIRECTORY)
         let status = try FileStatus(of: inode)
         if status.device == source.device, InodeKey(status) == source.rootReference.key {
