@@ -267,7 +267,15 @@ extension Redirect {
         let last = UInt64(range.upperBound / Self.block)
         func zero(_ part: Range<Int64>) throws(Errno) {
             if part.isEmpty { return }
-            if case .hole = stack.run(record.key, from: part.lowerBound, limit: part.upperBound).0 { return }
+            switch stack.run(record.key, from: part.lowerBound, limit: part.upperBound).0 {
+            case .hole: return
+            case .delta: break
+            case .primary:
+                // A hole of the primary stays one.
+                let start = part.lowerBound / Self.block * Self.block
+                let data = try LinuxSystem.seek(try reader(of: target), SEEK_DATA, from: start)
+                if data.map({ $0 >= start + Self.block }) ?? true { return }
+            }
             let zeros = UnsafeMutableRawBufferPointer.allocate(byteCount: part.count, alignment: 16)
             defer { zeros.deallocate() }
             zeros.initializeMemory(as: UInt8.self, repeating: 0)
