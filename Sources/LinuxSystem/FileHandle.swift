@@ -50,9 +50,29 @@ package struct FileHandle: Hashable, Sendable {
         withUnsafeBytes(of: bytes) { body(kind, UnsafeRawBufferPointer(rebasing: $0[..<Int(length)])) }
     }
 
+    /// How often a handle is tried again that the kernel says it has no memory for, and how long after each.
+    private static let (attemptsMax, pauseNanoseconds) = (1_000, 1_000_000)
+
     /// open_by_handle_at(2); `mount` is any descriptor on the file system that is not O_PATH. Needs
     /// CAP_DAC_READ_SEARCH. Throws ESTALE where the inode is gone.
+    ///
+    /// ext4 answers ENOMEM while the inode's number is being given to a new file (its `ext4_iget` takes any failure of
+    /// `iget_locked` for that, and this one meets an inode that is I_CREATING). The kernel has nothing to wait for that
+    /// with, so this tries again until the answer is another, for a second at the most: the handle of an inode that is
+    /// gone is then stale, and callers rely on being told so.
     package func open(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {
+        for _ in 1..<Self.attemptsMax {
+            do throws(Errno) {
+                return try openOnce(mount: mount, flags)
+            } catch .noMemory {
+                var pause = timespec(tv_sec: 0, tv_nsec: Self.pauseNanoseconds)
+                nanosleep(&pause, nil)
+            }
+        }
+        return try openOnce(mount: mount, flags)
+    }
+
+    private func openOnce(mount: Descriptor, _ flags: Int32) throws(Errno) -> Descriptor {
         var words = bytes
         let raw = try SpareDescriptors.checked {
             withUnsafeMutableBytes(of: &words) { buffer in
