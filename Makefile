@@ -29,6 +29,7 @@ MODE ?= preserve
 REAL_OPTIONS ?=
 
 .PHONY: help build test demo picture install uninstall deb check-package check-systemd lint format clean bench
+.PHONY: bench-scale
 .PHONY: check-kill check-cut check-scale check-real require require-test require-demo require-real
 .PHONY: check-crash check-power check-damage check-faults check-sanitizers soak
 
@@ -37,7 +38,9 @@ help:
 	@echo 'make test       install what is missing (as root) and run all tests'
 	@echo 'make demo       see a torn backup without fusesnap, and an exact one with it'
 	@echo 'make picture    draw Docs/torn.svg from a real run (BASE, ROUNDS)'
-	@echo 'make bench      measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
+	@echo 'make bench      measure the speed of fusesnap and its peers into Docs/Benchmarks.md (as root; BASE, ROUNDS, QUICK,'
+	@echo '                SUITES, ROWS, SYSTEMS)'
+	@echo 'make bench-scale measure the stall of a start, and what a tree of FILES costs (BASE=DIR: where)'
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
@@ -122,7 +125,19 @@ picture: build
 	$(SCRIPTS)/require demo picture
 	$(SCRIPTS)/picture .build/release/fusesnap Docs/torn.svg --base '$(BASE)' $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# SUITES, ROWS and SYSTEMS pick from what `Benchmarks/speed list` names; QUICK=8 takes an eighth of the data. As root.
+BENCH := /tmp/fusesnap-bench.json
 bench: build
+	$(SCRIPTS)/require bench
+	Benchmarks/speed run .build/release/fusesnap --base '$(BASE)' --rounds $(or $(ROUNDS),5) --quick $(or $(QUICK),1) \
+		--suites '$(SUITES)' --rows '$(ROWS)' --systems '$(SYSTEMS)' --output '$(BENCH)'
+	Benchmarks/speed run .build/release/fusesnap --base '$(BASE)' --rounds 1 --quick 8 --requests \
+		--suites '$(SUITES)' --rows '$(ROWS)' --output '$(BENCH).requests' \
+		--systems 'fusesnap-ext4-auto,fusesnap-ext4-write-through,fusesnap-xfs-passthrough'
+	Benchmarks/speed report '$(BENCH)' --requests '$(BENCH).requests' --document Docs/Benchmarks.md
+
+# For how long a start stalls applications, and what a daemon takes of the machine for FILES files.
+bench-scale: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
 	Benchmarks/scale .build/release/fusesnap $(BASE)/fusesnap-scale $(FILES)
 

@@ -7,6 +7,8 @@ let swiftSettings: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .unsafeFlags(["-warnings-as-errors"]),
+    // Small functions and generic types of one module are used by another's hot loops.
+    .unsafeFlags(["-cross-module-optimization"], .when(configuration: .release)),
 ]
 
 /// Makes O_PATH, statx, renameat2 and the rest visible in `import Glibc`.
@@ -63,6 +65,7 @@ let package = Package(
             name: "cutload", dependencies: ["TestSupport", "CTestSupport", system, argumentParser],
             path: "Tests/CutLoad", cSettings: gnuNames, swiftSettings: swiftSettings),
         tests("CutLoadTests", ["cutload"]),
+        tests("FuseSessionTests", ["FuseSession", "CFuse3", system]),
         tests("LinuxSystemTests", ["LinuxSystem", "TestSupport", system]),
         tests("SnapshotRecordTests", ["SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests(

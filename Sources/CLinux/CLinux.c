@@ -19,6 +19,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/fanotify.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
@@ -222,6 +223,31 @@ void *cl_worker_buffer(size_t size)
 	return buffer;
 }
 
+int cl_poller(int descriptor)
+{
+	int poller = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	if (poller >= 0 && epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event) != 0) {
+		int error = errno;
+		close(poller);
+		errno = error;
+		return -1;
+	}
+	return poller;
+}
+
+int cl_poller_wait(int poller)
+{
+	struct epoll_event event;
+	return epoll_wait(poller, &event, 1, -1);
+}
+
+int cl_poller_arm(int poller, int descriptor)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	return epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
+}
+
 void cl_syslog(int priority, const char *message)
 {
 	syslog(priority, "%s", message);
@@ -339,6 +365,8 @@ int cl_find_place(int directory, const char *path, int flags, struct cl_place *p
 		memcpy(&mount, (const char *) &raw + 0x90, sizeof mount);
 	*place = (struct cl_place){
 		.device = makedev(raw.stx_dev_major, raw.stx_dev_minor),
+		.device_major = raw.stx_dev_major,
+		.device_minor = raw.stx_dev_minor,
 		.inode = raw.stx_ino,
 		.mount = mount,
 		.mode = raw.stx_mode & S_IFMT,

@@ -58,6 +58,8 @@ package struct Status: Codable, Sendable, Equatable {
     package var deltaBytesMax: UInt64?
     /// nil where only a stop ends the snapshot, or none is active.
     package var lease: Lease?
+    /// How many requests of each kind the kernel sent so far; nil where they are not counted (`-o count_requests`).
+    package var requests: [String: UInt64]?
     /// How far the merge is, while `state` is merging.
     package var merge: StopProgress?
     /// Why the last merge did not come to its end; the next stop tries again.
@@ -92,7 +94,7 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started, lease, merge
+        case schema, pid, version, source, mountpoint, mode, state, started, lease, requests, merge
         case mergeProblem = "merge_problem"
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
@@ -130,6 +132,7 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(snapshotDirectory, forKey: .snapshotDirectory)
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
         try fields.encodeIfPresent(lease, forKey: .lease)
+        try fields.encodeIfPresent(requests, forKey: .requests)
         try fields.encodeIfPresent(merge, forKey: .merge)
         try fields.encodeIfPresent(mergeProblem, forKey: .mergeProblem)
     }

@@ -31,7 +31,7 @@ final class CallbackState: Sendable {
         self.operations = operations
         self.options = options
         handshake = Handshake(stackDepth: options.passthroughDepth)
-        intake = Intake(operations, handshake)
+        intake = Intake(operations, handshake, counts: options.countsRequests ? RequestCounts() : nil)
     }
 }
 

@@ -27,8 +27,15 @@ final class Handshake: Sendable {
     private let agreed = Atomic<UInt32>(0)
     private let agreed2 = Atomic<UInt32>(0)
 
+    private let didAgree = Mutex<(@Sendable () -> Void)?>(nil)
+
     init(stackDepth: UInt32?) {
         self.stackDepth = stackDepth
+    }
+
+    /// Calls `body` once the kernel has got the answer to INIT.
+    func whenAgreed(_ body: @escaping @Sendable () -> Void) {
+        didAgree.withLock { $0 = body }
     }
 
     /// Whether the kernel says of each change of data if it takes set-id bits away.
@@ -49,7 +56,10 @@ final class Handshake: Sendable {
     /// Sends an answer, as writev(2) does.
     func send(_ channel: Int32, _ vectors: UnsafeMutablePointer<iovec>?, _ count: Int32) -> Int {
         if isAwaited.load(ordering: .relaxed), let vectors, let answer = amended(vectors, count) {
-            return answer.withUnsafeBytes { write(channel, $0.baseAddress, $0.count) }
+            let count = answer.withUnsafeBytes { write(channel, $0.baseAddress, $0.count) }
+            // The kernel has taken it in when the call returns.
+            if count >= 0 { didAgree.withLock { $0 }?() }
+            return count
         }
         return writev(channel, vectors, count)
     }

@@ -36,15 +36,18 @@ package final class Intake: Sendable {
 
     let operations: Operations
     private let handshake: Handshake
+    let readiness = Readiness()
     private let workers = Mutex<[Worker]>([])
     private let isParking = Atomic<Bool>(false)
     /// The process whose openings are never parked; 0 for none.
     private let exempt = Atomic<Int32>(0)
     private let withheld = Withheld()
+    let counts: RequestCounts?
 
-    init(_ operations: Operations, _ handshake: Handshake) {
+    init(_ operations: Operations, _ handshake: Handshake, counts: RequestCounts?) {
         self.operations = operations
         self.handshake = handshake
+        self.counts = counts
     }
 
     // MARK: Reading
@@ -57,11 +60,12 @@ package final class Intake: Sendable {
             worker.say(Kind.reading)
             var count = isParking.load(ordering: .sequentiallyConsistent) ? 0 : worker.unpark(into: buffer)
             if count == 0 {
-                count = Glibc.read(channel, buffer, size)
+                count = next(channel, buffer, size, worker)
                 if count < 0 && errno == EINTR && worker.hasParked { continue }
             }
             guard count >= MemoryLayout<fs_in_header>.size else { return count }
             let request = RawRequest(UnsafeRawBufferPointer(start: buffer, count: count), channel)
+            counts?.count(request.opcode)
             let kind = request.kind
             worker.say(kind.rawValue)
             if kind == .opening, isParking.load(ordering: .sequentiallyConsistent),
@@ -75,6 +79,28 @@ package final class Intake: Sendable {
                 ? Self.shortenSetAttribute(buffer, count) : count
         }
     }
+
+    /// read(2) of the next request, for which it waits.
+    private func next(
+        _ channel: Int32, _ buffer: UnsafeMutableRawPointer, _ size: Int, _ worker: Worker
+    ) -> Int {
+        guard readiness.enter(tookLong: worker.tookLong) else { return -1 }
+        let start = Worker.now
+        let count = Glibc.read(channel, buffer, size)
+        readiness.leave()
+        guard count >= MemoryLayout<fs_in_header>.size else { return count }
+        worker.began()
+        let opcode = Int(buffer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+        readiness.didRead(
+            isLong: Self.longOpcodes.contains(opcode),
+            wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds)
+        return count
+    }
+
+    /// Requests that wait for the disk as a rule.
+    private static let longOpcodes: [Int] = [
+        FS_OPCODE_FSYNC, FS_OPCODE_FSYNCDIR, FS_OPCODE_FALLOCATE, FS_OPCODE_COPY_FILE_RANGE, FS_OPCODE_LSEEK,
+    ].map { Int($0) }
 
     /// Serves what libfuse cannot; notes what it would not pass on.
     private func isServedHere(_ request: RawRequest) -> Bool {
@@ -127,6 +153,7 @@ package final class Intake: Sendable {
         }
         let worker = Worker()
         worker.startCalm()
+        readiness.join()
         // The list keeps it; threads of a session live as long as the session.
         workers.withLock { $0.append(worker) }
         local.pointee.intake = Unmanaged.passUnretained(worker).toOpaque()
@@ -138,6 +165,7 @@ package final class Intake: Sendable {
     /// Keeps openings back from now on, and lets workers run before applications where that may be, but for those of `process`. Returns once those that came before have been
     /// served: false where that is not so at `deadline`.
     package func park(exceptOf process: Int32, until deadline: ContinuousClock.Instant) -> Bool {
+        readiness.hurry(true)
         for worker in workers.withLock({ $0 }) { worker.hurry() }
         exempt.store(process, ordering: .relaxed)
         isParking.store(true, ordering: .sequentiallyConsistent)
@@ -147,6 +175,7 @@ package final class Intake: Sendable {
     /// Lets the openings go that were kept back.
     package func unpark() {
         isParking.store(false, ordering: .sequentiallyConsistent)
+        readiness.hurry(false)
         for worker in workers.withLock({ $0 }) {
             while worker.hasParked && worker.isReading { worker.interrupt() }
             worker.calm()
@@ -201,6 +230,8 @@ private final class Worker: Sendable {
     /// Requests kept back; touched by the worker alone.
     private nonisolated(unsafe) var parked: [[UInt8]] = []
     private let parkedCount = Atomic<Int>(0)
+    /// When it read the request in hand, by CLOCK_MONOTONIC in nanoseconds; touched by the worker alone.
+    private(set) nonisolated(unsafe) var beginning = Worker.now
     /// Before the freeze; `unchanged` otherwise.
     private let niceness = Atomic<Int32>(Worker.unchanged)
     private static let unchanged = Int32.max
@@ -232,6 +263,18 @@ private final class Worker: Sendable {
         let now = saying.load(ordering: .relaxed)
         saying.store((now & ~Self.kindMask) + Self.kindMask + 1 + kind, ordering: .sequentiallyConsistent)
     }
+
+    static var now: UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
+    /// By the worker alone: it has read a request.
+    func began() { beginning = Self.now }
+
+    /// Whether the request that the worker served last took longer than one that waits for nothing.
+    var tookLong: Bool { Self.now - beginning > Readiness.quickNanoseconds }
 
     func park(_ request: UnsafeRawBufferPointer) {
         parked.append(Array(request))

@@ -82,6 +82,11 @@ package struct AttributeChange: Sendable {
     package var accessed: Timestamp?
     package var modified: Timestamp?
 
+    /// The time of modification and nothing else.
+    package var isTimeAlone: Bool {
+        modified != nil && mode == nil && user == nil && group == nil && size == nil && accessed == nil
+    }
+
     package var isEmpty: Bool {
         mode == nil && user == nil && group == nil && size == nil && accessed == nil && modified == nil
     }

@@ -19,10 +19,12 @@ package struct SessionOptions: Sendable {
     /// (this one's level: 1 plus the source's own); nil where it does not.
     package var passthroughDepth: UInt32?
     package var logsDebug: Bool
+    /// Whether `Session.requestCounts` tells how many requests came.
+    package var countsRequests: Bool
 
     package init(
         mountOptions: [String], threadsMax: UInt32, ownsSource: Bool, gathersWrites: Bool = false,
-        passthroughDepth: UInt32? = nil, logsDebug: Bool = false
+        passthroughDepth: UInt32? = nil, logsDebug: Bool = false, countsRequests: Bool = false
     ) {
         self.mountOptions = mountOptions
         self.threadsMax = threadsMax
@@ -30,10 +32,14 @@ package struct SessionOptions: Sendable {
         self.gathersWrites = gathersWrites
         self.passthroughDepth = passthroughDepth
         self.logsDebug = logsDebug
+        self.countsRequests = countsRequests
     }
 
     /// The largest payload of one WRITE.
     static let writeBytesMax: UInt32 = 1 << 20
+    /// The largest answer to a READ: with its header it must fit into a pipe of 1 MiB, the most that is allowed without
+    /// CAP_SYS_RESOURCE. What does not fit is copied by way of new memory, which takes three times as long.
+    static let readBytesMax = 1 << 19
 
     func negotiate(_ connection: UnsafeMutablePointer<fuse_conn_info>) {
         func want(_ capability: Int32, _ isWanted: Bool = true) {
@@ -55,7 +61,7 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_ASYNC_DIO)
         want(FUSE_CAP_PARALLEL_DIROPS)
         want(FUSE_CAP_READDIRPLUS)
-        want(FUSE_CAP_READDIRPLUS_AUTO)
+        want(FUSE_CAP_READDIRPLUS_AUTO, false)  // the file system chooses by itself when to tell attributes
         want(FUSE_CAP_CACHE_SYMLINKS)
         want(FUSE_CAP_EXPORT_SUPPORT)  // file handles outlast the kernel's memory of an inode
         want(FUSE_CAP_WRITEBACK_CACHE, gathersWrites)
@@ -64,6 +70,7 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_POSIX_LOCKS, false)
         want(FUSE_CAP_FLOCK_LOCKS, false)
         connection.pointee.max_write = Self.writeBytesMax
+        connection.pointee.max_read = UInt32(Self.readBytesMax)
         connection.pointee.max_readahead = Self.writeBytesMax
         // The kernel must not hold requests back: an FSYNC must come after all that a file's writers sent before.
         connection.pointee.max_background = UInt32(UInt16.max)
@@ -83,6 +90,7 @@ package final class Session: @unchecked Sendable {
         callbacks = .passRetained(CallbackState(operations, options))
         var words = ["fusesnap"]
         for option in options.mountOptions { words += ["-o", option] }
+        words += ["-o", "max_read=\(SessionOptions.readBytesMax)"]
         if options.logsDebug { words.append("-d") }
         var arguments = fuse_args()
         defer { fuse_opt_free_args(&arguments) }
@@ -115,15 +123,22 @@ package final class Session: @unchecked Sendable {
                 state(userData).handshake.send(channel, vectors, count)
             })
         if result != 0 { throw Errno(rawValue: -result) }
+        try intake.readiness.attach(fuse_session_fd(session))
     }
 
     /// Serves requests until the mount is gone or `exit` is called. 0, or a negated errno.
     package func run() -> Int32 {
-        fs_session_loop_mt(session, 1, threadsMax)
+        defer { intake.readiness.end() }
+        return fs_session_loop_mt(session, 1, threadsMax)
     }
 
     /// Whether the kernel agreed to pass reads and writes through.
     package var passesThrough: Bool { callbacks.takeUnretainedValue().handshake.passesThrough }
+
+    /// Calls `body` once the kernel and the session have agreed on how they work, from the worker that told the kernel.
+    package func whenAgreed(_ body: @escaping @Sendable () -> Void) {
+        callbacks.takeUnretainedValue().handshake.whenAgreed(body)
+    }
 
     /// Registers a file for opens that are passed through. Throws what the ioctl does: EPERM, ELOOP, ...
     package func openBacking(_ file: Descriptor) throws(Errno) -> Int32 {
@@ -137,6 +152,9 @@ package final class Session: @unchecked Sendable {
 
     /// Where requests come in.
     package var intake: Intake { callbacks.takeUnretainedValue().intake }
+
+    /// How many requests of each kind came; nil where they are not counted.
+    package var requestCounts: [String: UInt64]? { intake.counts?.byName }
 
     /// Makes `run` return, soon.
     package func exit() {
@@ -154,6 +172,11 @@ package final class Session: @unchecked Sendable {
         name.withCString { string in
             _ = fuse_lowlevel_notify_inval_entry(session, parent, string, name.length)
         }
+    }
+
+    /// Makes the kernel forget the attributes of a node. A worker may call it: no lock of an inode or page is taken.
+    package func invalidateAttributes(node: UInt64) {
+        _ = fuse_lowlevel_notify_inval_inode(session, node, -1, 0)
     }
 
     /// Makes the kernel forget the cached data of a node. Not to be called by a worker.

@@ -27,6 +27,8 @@ package struct Credentials: Sendable {
 
     /// CAP_SYS_RESOURCE: lifts quotas and opens the blocks reserved for root.
     private static let resourceCapability: UInt32 = 24
+    /// What a thread has that has made no file yet.
+    private static let closedMask: UInt32 = 0o077
     /// CAP_FSETID: keeps set-id bits when data change.
     private static let setIDCapability: UInt64 = 1 << 4
 
@@ -42,11 +44,12 @@ package struct Credentials: Sendable {
         capabilities = cl_permitted_capabilities()
     }
 
-    /// The calling thread works as `user` from now on, and makes files with `mask` as its umask. `keepsSetID` false
+    /// The calling thread works as `user` from now on, and makes files with `mask` as its umask; nil: it makes none, so that the
+    /// umask may be any, and need not be set between two operations that make files. `keepsSetID` false
     /// for a change of data that takes set-id bits and file capabilities away, as it does where the user writes to
     /// the source directly.
     package func assume(
-        user: UInt32, group: UInt32, mask: UInt32, keepsSetID: Bool = true
+        user: UInt32, group: UInt32, mask: UInt32?, keepsSetID: Bool = true
     ) throws(Errno) {
         guard let worker = cl_this_worker() else {
             preconditionFailure("every thread has thread-local storage")
@@ -54,13 +57,13 @@ package struct Credentials: Sendable {
         if worker.pointee.assumed == 0 {
             // The umask is shared by all threads until a thread leaves the others.
             try checked { cl_unshare_fs() }
-            _ = umask(mask)
-            worker.pointee.mask = mask
+            worker.pointee.mask = mask ?? Self.closedMask
+            _ = umask(worker.pointee.mask)
             // Nor is it known whose rights it has: those of the thread that started it, which worked for somebody.
             if switchesUsers { return try take(worker, user, group, keepsSetID: keepsSetID) }
             worker.pointee.assumed = 1
         }
-        if worker.pointee.mask != mask {
+        if let mask, worker.pointee.mask != mask {
             _ = umask(mask)
             worker.pointee.mask = mask
         }

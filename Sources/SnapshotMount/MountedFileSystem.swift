@@ -36,6 +36,7 @@ package final class MountedFileSystem: FileSystemOperations {
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         live.backings.attach(session)
+        live.session.mutex.withLock { $0 = session }
         lifecycle.foreignChanges?.ask { [live, snapshots] status in
             live.nodes.isKnown(status) || snapshots.nodes.isKnown(status)
         }
@@ -105,6 +106,7 @@ package final class MountedFileSystem: FileSystemOperations {
             return live.freezeDirectory.entry
         }
         if parent == FreezeDirectory.node { return try live.lookupToFreeze(context, name) }
+        live.habits.didLookUp(context.process, parent)
         return try live.lookup(parent, name)
     }
 
@@ -248,8 +250,7 @@ package final class MountedFileSystem: FileSystemOperations {
         if isSnapshot(node) { return }
         let file = try live.file(handle)
         if let redirect = lifecycle.redirect { return try redirect.synchronize(file.reference) }
-        try live.restoreTimes(file)
-        try live.synchronize(try file.descriptor(), dataOnly: dataOnly)
+        try live.synchronize(node, file, dataOnly: dataOnly)
     }
 
     package func allocate(
@@ -288,7 +289,7 @@ package final class MountedFileSystem: FileSystemOperations {
     package func openDirectory(
         _ context: RequestContext, node: UInt64
     ) throws(Errno) -> OpenReply {
-        try isSnapshot(node) ? snapshots.openDirectory(node) : live.openDirectory(node)
+        try isSnapshot(node) ? snapshots.openDirectory(node) : live.openDirectory(context, node)
     }
 
     package func readDirectory(

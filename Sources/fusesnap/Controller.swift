@@ -12,11 +12,17 @@ final class Controller: SnapshotController {
     private let configuration: DaemonConfiguration
     let lifecycle: SnapshotLifecycle
     private let storePath: String
+    /// How many requests of each kind came; nil where they are not counted.
+    private let requestCounts: @Sendable () -> [String: UInt64]?
 
-    init(_ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String) {
+    init(
+        _ configuration: DaemonConfiguration, _ lifecycle: SnapshotLifecycle, store: String,
+        requestCounts: @escaping @Sendable () -> [String: UInt64]?
+    ) {
         self.configuration = configuration
         self.lifecycle = lifecycle
         storePath = store
+        self.requestCounts = requestCounts
     }
 
     private var mountpoint: String { configuration.mountpoint }
@@ -361,6 +367,7 @@ final class Controller: SnapshotController {
             status.mergeProblem = lifecycle.mergeProblem.map { "\($0)" }
         }
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
+        status.requests = requestCounts()
         return status
     }
 

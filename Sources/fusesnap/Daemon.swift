@@ -70,9 +70,12 @@ struct Daemon {
         let session = try openSession(fileSystem)
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
+        let mountpoint = configuration.mountpoint
+        session.whenAgreed { ReadAhead.raise(mountpoint) }
         follow(session, fileSystem)
         lifecycle.resume()
-        let controller = Controller(configuration, lifecycle, store: store.path)
+        let controller = Controller(
+            configuration, lifecycle, store: store.path, requestCounts: { session.requestCounts })
         do throws(ControlSocketError) {
             try server.serve(controller)
         } catch {
@@ -194,6 +197,9 @@ struct Daemon {
             entrySeconds: options.entryTimeoutSeconds ?? seconds,
             attributeSeconds: options.attributeTimeoutSeconds ?? seconds,
             negativeSeconds: options.negativeTimeoutSeconds ?? (configuration.isOverSource ? seconds : 0),
+            // In redirect a listing has names that are not of the source, at positions that end with the merge.
+            keepsListings: configuration.isOverSource && options.entryTimeoutSeconds == nil
+                && configuration.mode != .redirect,
             gathersWrites: configuration.policy == .writeBack,
             // In redirect nothing of the source changes before a merge, not even a time of access.
             readsQuietly: options.readsQuietly || configuration.mode == .redirect)
@@ -210,7 +216,7 @@ struct Daemon {
                     mountOptions: words, threadsMax: options.threadsMax ?? Self.threadsMax,
                     ownsSource: configuration.isOverSource, gathersWrites: configuration.policy == .writeBack,
                     passthroughDepth: configuration.policy == .passthrough ? 1 : nil,
-                    logsDebug: options.logsRequests),
+                    logsDebug: options.logsRequests, countsRequests: options.countsRequests),
                 fileSystem)
             try session.mount(at: configuration.mountpoint)
             return session

@@ -26,6 +26,8 @@ struct MountOptions: Equatable, Sendable {
     var usesFileHandles = true
     /// Whether libfuse logs every request to standard error.
     var logsRequests = false
+    /// Whether the status tells how many requests of each kind came.
+    var countsRequests = false
     /// The name of the source in the mount table; nil: the source's path.
     var sourceName: String?
 
@@ -88,6 +90,8 @@ struct MountOptions: Equatable, Sendable {
             usesFileHandles = false
         } else if option == "debug" {
             logsRequests = true
+        } else if option == "count_requests" {
+            countsRequests = true
         } else if !Self.ignoredFlags.contains(option) && !option.hasPrefix("x-") && !option.hasPrefix("X-") {
             guard let equals = option.firstIndex(of: "=") else {
                 throw Refusal(message: "\(Self.unknown) '\(option)'; see fusesnap mount --help")

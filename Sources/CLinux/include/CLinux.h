@@ -77,6 +77,12 @@ struct cl_worker *cl_this_worker(void);
 /* The calling thread's buffer, grown to at least `size` bytes, aligned to pages; NULL where there is no memory. */
 void *cl_worker_buffer(size_t size);
 
+/* An epoll that watches one descriptor for something to read, and tells it once: until it is armed again. */
+int cl_poller(int descriptor);
+/* Waits for that: 1, or -1 and EINTR. Of several threads that wait, the last one that came is woken. */
+int cl_poller_wait(int poller);
+int cl_poller_arm(int poller, int descriptor);
+
 void cl_syslog(int priority, const char *message);
 
 /* Unix stream sockets: the address structures are unions to Swift. ENAMETOOLONG where the path does not fit. */
@@ -103,6 +109,7 @@ int cl_flush(int descriptor);
  * where the kernel does not tell it. `mode` holds the kind of file only. */
 struct cl_place {
 	uint64_t device, inode, mount;
+	uint32_t device_major, device_minor;	/* of `device` */
 	uint32_t mode;
 };
 int cl_find_place(int directory, const char *path, int flags, struct cl_place *place);

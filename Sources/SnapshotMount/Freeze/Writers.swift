@@ -59,6 +59,9 @@ final class Writers: Sendable {
 /// change the source's time, may come later. So when data came last, the kernel's time is set again before anybody
 /// can miss it: at fsync, at the end of a handle, at a cut.
 final class WrittenTimes: Sendable {
+    /// What the kernel was told last of the space that the file takes; -1 before that.
+    private let told = Atomic<Int64>(-1)
+
     private struct State {
         /// What the kernel was told, or said, last.
         var kernels: Timestamp
@@ -74,6 +77,15 @@ final class WrittenTimes: Sendable {
     /// The kernel has sent its time, and the source has it.
     func didSet(_ time: Timestamp) {
         state.withLock { $0 = State(kernels: time) }
+    }
+
+    /// The kernel is told that the file takes `blocks`.
+    func willTell(blocks: Int64) { told.store(blocks, ordering: .relaxed) }
+
+    /// Whether the kernel was told other than `blocks`.
+    func hasTold(otherThan blocks: Int64) -> Bool {
+        let last = told.load(ordering: .relaxed)
+        return last >= 0 && last != blocks
     }
 
     /// Data have changed: the source's time is now the present one.

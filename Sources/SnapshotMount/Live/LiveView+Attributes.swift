@@ -18,7 +18,7 @@ extension LiveView {
         let target = if let file { try file.target() } else { try target(of: node) }
         let cutOff = wanted.size.map { $0..<Int64.max }
         func changeOwn() throws(Errno) {
-            if wanted.size != nil { try assumeWriter(context) } else { try assume(context) }
+            if wanted.size != nil { try assumeWriter(context) } else { try assumeChanger(context) }
             let descriptor = target.descriptor
             var modified = wanted.modified
             if wanted.isEmpty { try changeNothing(context, node, descriptor) }
@@ -54,7 +54,8 @@ extension LiveView {
             if isWritten(asItIs: target.reference, redirect) { return try changeOwn() }
             try redirectAttributes(redirect, context, node, target, wanted)
         }
-        return try attributes(node, of: target.descriptor)
+        // Of the time that it sends by itself, with what it writes back, the kernel reads no answer.
+        return try attributes(node, of: target.descriptor, isHeeded: !wanted.isTimeAlone)
     }
 
     /// A change of nothing: before a change of data that takes set-id bits or file capabilities away
@@ -76,7 +77,7 @@ extension LiveView {
         _ context: RequestContext, _ descriptor: Descriptor, user: UInt32, group: UInt32
     ) throws(Errno) {
         guard context.user != 0 else {
-            try assume(context)
+            try assumeChanger(context)
             return try LinuxSystem.changeOwner(descriptor, user: user, group: group)
         }
         let status = try FileStatus(of: descriptor)
@@ -87,7 +88,7 @@ extension LiveView {
             throw .notPermitted
         }
         try credentials.assume(
-            user: context.user, group: context.group, mask: context.mask, keepsSetID: keepsGroupBit)
+            user: context.user, group: context.group, mask: nil, keepsSetID: keepsGroupBit)
         try LinuxSystem.changeOwner(descriptor, user: user, group: group)
     }
 
@@ -150,7 +151,7 @@ extension LiveView {
     ) throws(Errno) {
         let target = try target(of: node)
         func remove(_ inode: Descriptor) throws(Errno) {
-            try assume(context)
+            try assumeChanger(context)
             try LinuxSystem.removeExtendedAttribute(inode, name)
         }
         try change { (snapshot) throws(Errno) in

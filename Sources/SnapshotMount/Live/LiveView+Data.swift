@@ -3,6 +3,7 @@ internal import Glibc
 internal import LinuxSystem
 internal import SnapshotCore
 internal import SnapshotRecord
+internal import Synchronization
 internal import SystemPackage
 
 // Files: opening, data, holes.
@@ -50,13 +51,14 @@ extension LiveView {
         let kept =
             isPassed && isWritable
             ? try Descriptor.reopen(descriptor, O_RDONLY | O_NONBLOCK) : descriptor
-        let status = try FileStatus(of: kept)
+        // Only where the kernel has a time of its own it matters which the file had.
+        let modified = isWritable && policy.gathersWrites ? try FileStatus(of: kept).modified : .omitted
         let reference = try reference(of: node)
         let backing = try backings.open(node, kept)
         let file = OpenFile(
             access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
             user: context.user, group: context.group, isReadable: isReadable || isPassed, isWritable: isWritable,
-            times: isWritable ? writers.add(node, status.modified) : nil, isPassedThrough: isPassed)
+            times: isWritable ? writers.add(node, modified) : nil, isPassedThrough: isPassed)
         if file.isKept { openFiles.add(node, kept) }
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
@@ -419,6 +421,17 @@ extension LiveView {
             }
         }
         return done
+    }
+
+    /// fsync(2) of a file; what it gathered has taken its space then, and the kernel must not go on telling less.
+    func synchronize(_ node: UInt64, _ file: OpenFile, dataOnly: Bool) throws(Errno) {
+        try restoreTimes(file)
+        let descriptor = try file.descriptor()
+        try synchronize(descriptor, dataOnly: dataOnly)
+        guard policy.gathersWrites, let times = file.times else { return }
+        if times.hasTold(otherThan: try FileStatus(of: descriptor).blocks) {
+            session.mutex.withLock { $0 }?.invalidateAttributes(node: node)
+        }
     }
 
     func synchronize(_ descriptor: Descriptor, dataOnly: Bool) throws(Errno) {

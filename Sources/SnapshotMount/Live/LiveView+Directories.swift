@@ -8,18 +8,21 @@ internal import SystemPackage
 // Listings: in the source's order, with the source's positions, so that a directory that changes while it is listed
 // behaves as it does there.
 extension LiveView {
-    func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
+    func openDirectory(_ context: RequestContext, _ node: UInt64) throws(Errno) -> OpenReply {
         let descriptor = try openAgain(directory: node)
         let directory: OpenDirectory
         if let share = budget.take() {
-            directory = OpenDirectory(descriptor, share)
+            directory = OpenDirectory(descriptor, share, of: context.process)
         } else if source.usesHandles {
-            directory = OpenDirectory { [self] () throws(Errno) in try openAgain(directory: node) }
+            directory = OpenDirectory(of: context.process) { [self] () throws(Errno) in
+                try openAgain(directory: node)
+            }
         } else {
             // An ordinary user's daemon may not open it a second time: its mode may have changed.
-            directory = OpenDirectory(descriptor, budget.overdraw())
+            directory = OpenDirectory(descriptor, budget.overdraw(), of: context.process)
         }
-        return OpenReply(handle: Handle.make(directory), keepsCache: false)
+        return OpenReply(
+            handle: Handle.make(directory), keepsCache: policy.keepsListings, cachesListing: policy.keepsListings)
     }
 
     private func openAgain(directory node: UInt64) throws(Errno) -> Descriptor {
@@ -42,13 +45,16 @@ extension LiveView {
         // In a file system mounted below the source the store's inode numbers mean other files.
         let holdsStore = reference.device == source.device
         var isEmpty = true
+        let tellsAttributes = buffer.wantsEntries && (offset == 0 || habits.looksUp(directory.process))
+        if buffer.wantsEntries && !tellsAttributes { habits.didListPlainly(directory.process, node) }
         try directory.read(from: offset < Self.redirectedStart ? offset : 0) { (reader) throws(Errno) in
             let descriptor = reader.descriptor
             directory.begin(at: offset) { lifecycle.redirect?.entries(of: reference.key) ?? [:] }
             if offset >= Self.redirectedStart {
                 // The last value is a file system's own, for the end of what it lists.
                 let start = offset == .max ? 0 : Int(offset - Self.redirectedStart)
-                return try addRedirected(node, directory, descriptor, from: start, &buffer, isEmpty: true)
+                return try addRedirected(
+                    node, directory, descriptor, tellsAttributes, from: start, &buffer, isEmpty: true)
             }
             var isFull = false
             while try reader.next({ (entry) throws(Errno) -> Bool in
@@ -58,7 +64,7 @@ extension LiveView {
                     if !directory.redirected.isEmpty, directory.redirected[FileName(entry.name)] != nil {
                         return true
                     }
-                    let isAdded = try add(entry, of: node, descriptor, &buffer)
+                    let isAdded = try add(entry, of: node, descriptor, tellsAttributes, &buffer)
                     if isAdded { isEmpty = false }
                     isFull = !isAdded
                     return isAdded
@@ -69,15 +75,16 @@ extension LiveView {
                 }
             }) {}
             if isFull || directory.redirected.isEmpty { return }
-            try addRedirected(node, directory, descriptor, from: 0, &buffer, isEmpty: isEmpty)
+            try addRedirected(
+                node, directory, descriptor, tellsAttributes, from: 0, &buffer, isEmpty: isEmpty)
         }
     }
 
     /// Adds the names of which the layers of a redirect said something when the listing began, as far as they stand for
     /// something now.
     private func addRedirected(
-        _ node: UInt64, _ directory: OpenDirectory, _ descriptor: Descriptor, from start: Int,
-        _ buffer: inout DirectoryBuffer, isEmpty: Bool
+        _ node: UInt64, _ directory: OpenDirectory, _ descriptor: Descriptor, _ tellsAttributes: Bool,
+        from start: Int, _ buffer: inout DirectoryBuffer, isEmpty: Bool
     ) throws(Errno) {
         var isEmpty = isEmpty
         for index in start..<max(start, directory.redirectedNames.count) {
@@ -89,7 +96,7 @@ extension LiveView {
                     let entry = DirectoryEntry(
                         inode: reference.key.inode, next: Self.redirectedStart + Int64(index) + 1,
                         kind: UInt8(reference.kind >> 12), name: string)
-                    return try add(entry, of: node, descriptor, &buffer)
+                    return try add(entry, of: node, descriptor, tellsAttributes, &buffer)
                 }
             } catch {
                 if isEmpty { throw error }
@@ -102,11 +109,11 @@ extension LiveView {
 
     /// Adds one entry; false where there is no room.
     private func add(
-        _ entry: DirectoryEntry, of node: UInt64, _ directory: Descriptor,
+        _ entry: DirectoryEntry, of node: UInt64, _ directory: Descriptor, _ tellsAttributes: Bool,
         _ buffer: inout DirectoryBuffer
     ) throws(Errno) -> Bool {
         if node == NodeTable.mountRoot && snapshotName.equals(entry.name) { return true }
-        if entry.isDot || !buffer.wantsEntries {
+        if entry.isDot || !tellsAttributes {
             return buffer.append(
                 entry.name, inode: entry.inode, kind: entry.kind, next: entry.next)
         }

@@ -147,16 +147,17 @@ extension LiveView {
         }
     }
 
-    /// What a name stands for, as the target of a change. Throws ENOENT for nothing and for the store.
+    /// What a name stands for, as the target of a change; `needsHandle`: it will be recorded. Throws ENOENT for nothing and
+    /// for the store.
     func target(
-        in directory: ChangeTarget, _ name: UnsafePointer<CChar>
+        in directory: ChangeTarget, _ name: UnsafePointer<CChar>, needsHandle: Bool = true
     ) throws(Errno) -> (ChangeTarget, FileStatus) {
         let inode = try Descriptor.open(
             at: directory.descriptor, name, O_PATH | O_NOFOLLOW)
         let status = try FileStatus(of: inode)
         if source.hides(status) { throw .noSuchFileOrDirectory }
         let handle =
-            source.usesHandles && status.device == source.device
+            needsHandle && source.usesHandles && status.device == source.device
             ? try FileHandle(of: inode) : FileHandle()
         return (ChangeTarget(InodeReference(status, handle: handle), inode), status)
     }
@@ -166,7 +167,7 @@ extension LiveView {
     ) throws(Errno) {
         let directory = try target(of: parent)
         func unlinkOwn(_ snapshot: Preserve?) throws(Errno) -> Bool {
-            let (victim, status) = try target(in: directory, name)
+            let (victim, status) = try target(in: directory, name, needsHandle: snapshot != nil)
             if let snapshot {
                 guard try snapshot.unlink(in: directory, name, victim: victim, flags) else { return false }
             } else {
@@ -262,10 +263,10 @@ extension LiveView {
     private func rename(
         _ context: RequestContext, _ old: Place, _ new: Place, _ flags: UInt32, _ snapshot: Preserve?
     ) throws(Errno) -> Bool {
-        let (moved, _) = try target(in: old.directory, old.name)
+        let (moved, _) = try target(in: old.directory, old.name, needsHandle: snapshot != nil)
         var replaced: (ChangeTarget, FileStatus)?
         do throws(Errno) {
-            replaced = try target(in: new.directory, new.name)
+            replaced = try target(in: new.directory, new.name, needsHandle: snapshot != nil)
         } catch .noSuchFileOrDirectory {
             replaced = nil
         }
@@ -276,10 +277,10 @@ extension LiveView {
                 ancestors: nodes.ancestors(of: new.node) + nodes.ancestors(of: old.node))
             let isDone = try snapshot.rename(
                 move, from: old.directory, old.name, to: new.directory, new.name,
-                assume: { () throws(Errno) in try assume(context) })
+                assume: { () throws(Errno) in try assumeChanger(context) })
             guard isDone else { return false }
         } else {
-            try assume(context)
+            try assumeChanger(context)
             try LinuxSystem.rename(
                 at: old.directory.descriptor, old.name, to: new.directory.descriptor, new.name,
                 flags: flags)

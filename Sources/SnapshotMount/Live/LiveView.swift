@@ -22,6 +22,9 @@ final class LiveView: Sendable {
     let freezeDirectory = FreezeDirectory()
     let backings = Backings()
     let budget = DescriptorBudget()
+    let habits = ListingHabits()
+    /// Whom the kernel is told through.
+    let session = MutexBox<Session?>(nil)
     let openFiles = OpenFiles()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
@@ -107,27 +110,38 @@ final class LiveView: Sendable {
         EntryReply(node: node, attributes: presented(status, node), timeout: policy.entrySeconds)
     }
 
-    /// The attributes of a node as applications may see them.
-    func attributes(_ node: UInt64, of descriptor: Descriptor) throws(Errno) -> AttributeReply {
-        guard let redirect = lifecycle.redirect else { return presented(try FileStatus(of: descriptor), node) }
+    /// The attributes of a node as applications may see them. `isHeeded` false: in an answer that the kernel may pass over.
+    func attributes(
+        _ node: UInt64, of descriptor: Descriptor, isHeeded: Bool = true
+    ) throws(Errno) -> AttributeReply {
+        guard let redirect = lifecycle.redirect else {
+            return presented(try FileStatus(of: descriptor), node, isHeeded: isHeeded)
+        }
         return try redirectedAttributes(redirect, node, of: descriptor)
     }
 
     /// The attributes that the source has, as applications may see them.
-    func presented(_ status: FileStatus, _ node: UInt64) -> AttributeReply {
+    func presented(_ status: FileStatus, _ node: UInt64, isHeeded: Bool = true) -> AttributeReply {
         var status = source.withoutStore(status)
         if !status.isDirectory, status.links > 0,
             lifecycle.current?.isInGraveyard(status) == true
         {
             status.links -= 1  // its grave
         }
-        if policy.gathersWrites && status.isRegular && writers.times(of: node) != nil {
+        if policy.gathersWrites, status.isRegular, let times = writers.times(of: node) {
+            if isHeeded { times.willTell(blocks: status.blocks) }
             // What the kernel has gathered takes no space yet; but a file without any is, to tar, one without data.
             if status.blocks == 0 { status.blocks = Self.gatheredBlocks }
-            return AttributeReply(status, timeout: 0)
+            return AttributeReply(status, timeout: min(policy.attributeSeconds, Self.writerSeconds))
         }
         return AttributeReply(status, timeout: policy.attributeSeconds)
     }
+
+    /// For how long the kernel relies on the attributes of a file that is open for writing whose writes it gathers: it knows
+    /// size and times itself, but not the blocks, which it asks for anew once the file is closed, or synchronized
+    /// (`synchronize`). Not shorter: with each answer it forgets that the file has no capabilities, and asks for those
+    /// before the next write.
+    private static let writerSeconds: Double = 1
 
     /// In blocks of 512 bytes.
     private static let gatheredBlocks: Int64 = 8
@@ -183,18 +197,22 @@ final class LiveView: Sendable {
             user: context.user, group: context.group, mask: context.mask)
     }
 
+    /// The calling thread changes what is there as the user who asks: with any umask.
+    func assumeChanger(_ context: RequestContext) throws(Errno) {
+        try credentials.assume(user: context.user, group: context.group, mask: nil)
+    }
+
     /// The calling thread changes data as the user who asks.
     func assumeWriter(_ context: RequestContext) throws(Errno) {
         try credentials.assume(
-            user: context.user, group: context.group, mask: context.mask,
-            keepsSetID: !context.killsPrivileges)
+            user: context.user, group: context.group, mask: nil, keepsSetID: !context.killsPrivileges)
     }
 
     /// The calling thread writes to an open file as the user who asks; what the kernel writes of its page cache, as the
     /// one who opened the file: then nobody asks, and written as root it would be what takes the blocks reserved for root.
     func assumeWriter(_ context: RequestContext, _ file: OpenFile) throws(Errno) {
         guard context.isWriteBack else { return try assumeWriter(context) }
-        try credentials.assume(user: file.user, group: file.group, mask: context.mask)
+        try credentials.assume(user: file.user, group: file.group, mask: nil)
     }
 }
 
@@ -226,16 +244,19 @@ package struct CachePolicy: Sendable {
     package var negativeSeconds: Double
     /// Whether the kernel gathers writes, and so owns the size and time of modification of files.
     package var gathersWrites: Bool
+    /// Whether the kernel may keep the listings of directories: nothing but the mount changes them.
+    package var keepsListings: Bool
     /// Whether reading leaves the access time as it is, where the source's file system allows that.
     package var readsQuietly: Bool
 
     package init(
         entrySeconds: Double, attributeSeconds: Double, negativeSeconds: Double,
-        gathersWrites: Bool = false, readsQuietly: Bool = false
+        keepsListings: Bool = false, gathersWrites: Bool = false, readsQuietly: Bool = false
     ) {
         self.entrySeconds = entrySeconds
         self.attributeSeconds = attributeSeconds
         self.negativeSeconds = negativeSeconds
+        self.keepsListings = keepsListings
         self.gathersWrites = gathersWrites
         self.readsQuietly = readsQuietly
     }

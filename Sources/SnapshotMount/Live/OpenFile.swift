@@ -138,6 +138,8 @@ final class DescriptorBudget: Sendable {
 /// Two threads that share the handle share its position in the block that was read: `lock` guards what may change, and is
 /// held while a block of the listing is read. It is taken before no other lock.
 final class OpenDirectory: @unchecked Sendable {
+    /// Who opened it.
+    let process: Int32
     private let lock = Monitor()
     /// nil where the directory is opened anew for each call.
     private var kept: DirectoryReader?
@@ -150,14 +152,16 @@ final class OpenDirectory: @unchecked Sendable {
     private(set) var redirectedNames: [FileName] = []
 
     /// One that is kept open.
-    init(_ descriptor: Descriptor, _ share: DescriptorBudget.Share) {
+    init(_ descriptor: Descriptor, _ share: DescriptorBudget.Share, of process: Int32) {
+        self.process = process
         kept = DirectoryReader(descriptor)
         self.share = share
         open = { descriptor }
     }
 
     /// One that `open` opens for each call.
-    init(_ open: @escaping @Sendable () throws(Errno) -> Descriptor) {
+    init(of process: Int32, _ open: @escaping @Sendable () throws(Errno) -> Descriptor) {
+        self.process = process
         kept = nil
         share = nil
         self.open = open

@@ -1,0 +1,1 @@
+"""What Benchmarks/speed is made of: places, systems, rows, reports."""
