@@ -36,6 +36,7 @@ let package = Package(
     ],
     targets: [
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .systemLibrary(name: "CArchive", pkgConfig: "libarchive", providers: [.apt(["libarchive-dev"])]),
         .target(name: "CFuseShim", dependencies: ["CFuse3"], cSettings: gnuNames),
         .target(name: "CLinux", cSettings: gnuNames),
         module("LinuxSystem", ["CLinux", system]),
@@ -46,6 +47,7 @@ let package = Package(
         module(
             "SnapshotMount",
             ["SnapshotCore", "SnapshotRecord", "SourceWatch", "FuseSession", "LinuxSystem", system]),
+        module("ArchiveFormat", ["CArchive", "LinuxSystem", system]),
         module("ControlSocket", ["LinuxSystem", "CLinux", system]),
         .executableTarget(
             name: "fusesnap",
@@ -76,6 +78,7 @@ let package = Package(
             ["SnapshotMount", "SnapshotCore", "SnapshotRecord", "LinuxSystem", "TestSupport", system]),
         tests("RedirectModelTests", ["RedirectModel", "TestSupport"]),
         tests("SourceWatchTests", ["SourceWatch", "LinuxSystem", "TestSupport", system]),
+        tests("ArchiveFormatTests", ["ArchiveFormat", "LinuxSystem", "TestSupport", "CTestSupport", system]),
         tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
         tests("MountedTests", ["TestSupport", "CTestSupport", "cutload", system]),
         tests("CommandLineTests", ["TestSupport", "CTestSupport", system]),

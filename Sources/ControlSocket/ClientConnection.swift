@@ -7,6 +7,7 @@ final class ClientConnection: Sendable {
     let descriptor: OwnedDescriptor
     /// The process that connected; nil where it is of another process namespace.
     let process: pid_t?
+    let requester: Requester
     /// Guards who writes to the socket, and whether a request is being worked on. May span a send,
     /// which is bounded.
     private let isWorking = Mutex(false)
@@ -17,8 +18,9 @@ final class ClientConnection: Sendable {
     /// A client who does not read what it asked for is cut off.
     private static let sendTimeoutSeconds = 10
 
-    init(accepted: consuming OwnedDescriptor, process: pid_t) throws(Errno) {
+    init(accepted: consuming OwnedDescriptor, process: pid_t, _ requester: Requester) throws(Errno) {
         try SystemCalls.boundSending(accepted.rawValue, seconds: Self.sendTimeoutSeconds)
+        self.requester = requester
         self.process = process > 0 ? process : nil
         descriptor = accepted
     }

@@ -7,6 +7,8 @@ internal import SystemPackage
 /// What a server grants its clients.
 package struct ControlLimits: Sendable {
     package var clientsMax = 16
+    /// How many of them may be ordinary users, who must not keep root out.
+    package var ordinaryClientsMax = 8
     /// How long a client may take to send a request.
     package var requestTimeout = Duration.seconds(10)
     /// How long `close` waits for answers that are due.
@@ -17,11 +19,13 @@ package struct ControlLimits: Sendable {
 
 /// Answers the control socket of one mount: a thread that accepts, and one for each client.
 ///
-/// A peer that is neither root nor the mounting user is told so and closed; so is one that sends
+/// A peer that is neither root nor the mounting user is told so and closed, unless the mount admits users (`Requester`
+/// says what those may); so is one that sends
 /// anything but requests, or nothing at all. None of them keeps the others waiting.
 package final class ControlServer: Sendable {
     private let socket: ListeningSocket
     private let owner: UInt32
+    private let admitsUsers: Bool
     private let limits: ControlLimits
     private let report: @Sendable (String) -> Void
     /// Wakes the accepting thread.
@@ -40,13 +44,15 @@ package final class ControlServer: Sendable {
     }
 
     /// Binds and listens: clients may connect from now on, and are answered once `serve` is called.
-    /// `owner` is the mounting user. `report` is given what the log should say, on the server's
+    /// `owner` is the mounting user; `admitsUsers`: others may take snapshots of their own files. `report` is given what the log should say, on the server's
     /// threads.
     package init(
         mountpoint: String, in directory: consuming SocketDirectory, owner: UInt32 = geteuid(),
-        limits: ControlLimits = ControlLimits(), report: @escaping @Sendable (String) -> Void
+        admitsUsers: Bool = false, limits: ControlLimits = ControlLimits(),
+        report: @escaping @Sendable (String) -> Void
     ) throws(ControlSocketError) {
-        socket = try ListeningSocket(directory, mountpoint: mountpoint)
+        self.admitsUsers = admitsUsers
+        socket = try ListeningSocket(directory, mountpoint: mountpoint, mode: admitsUsers ? 0o666 : 0o600)
         do throws(Errno) {
             wake = try WakePipe()
             drained = try WakePipe()
@@ -143,7 +149,8 @@ package final class ControlServer: Sendable {
             let raw = try SpareDescriptors.checked { cl_unix_accept(socket.descriptor.rawValue) }
             let accepted = OwnedDescriptor(raw)
             let peer = try SystemCalls.peer(of: raw)
-            let client = try ClientConnection(accepted: accepted, process: peer.process)
+            let requester = Requester(user: peer.user, owner: owner)
+            let client = try ClientConnection(accepted: accepted, process: peer.process, requester)
             if let refusal = refusal(peer) {
                 report(refusal.message)
                 client.finish(ControlLine.encode(Reply<NoResult>(error: refusal)))
@@ -179,13 +186,16 @@ package final class ControlServer: Sendable {
     private func isAdmitted(_ client: ClientConnection) -> Bool {
         state.withLock { state in
             guard !state.isClosing, state.clients.count < limits.clientsMax else { return false }
+            let isOrdinary = client.requester != .controller
+            let ordinary = state.clients.count { $0.requester != .controller }
+            if isOrdinary && ordinary >= limits.ordinaryClientsMax { return false }
             state.clients.append(client)
             return true
         }
     }
 
     private func refusal(_ peer: (user: uid_t, process: pid_t)) -> ControlFailure? {
-        if Self.mayControl(user: peer.user, owner: owner) { return nil }
+        if admitsUsers || Self.mayControl(user: peer.user, owner: owner) { return nil }
         return ControlFailure(
             .refused,
             "user \(peer.user) (process \(peer.process)) may not control this mount: only root and "
@@ -193,7 +203,7 @@ package final class ControlServer: Sendable {
     }
 
     static func mayControl(user: UInt32, owner: UInt32) -> Bool {
-        user == 0 || user == owner
+        Requester(user: user, owner: owner) == .controller
     }
 
     // MARK: The thread of a client

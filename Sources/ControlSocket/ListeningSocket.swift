@@ -20,7 +20,10 @@ struct ListeningSocket: ~Copyable, Sendable {
     private static let lockAttemptsMax = 100
     private static let lockRetryMicroseconds: UInt32 = 50_000
 
-    init(_ directory: consuming SocketDirectory, mountpoint: String) throws(ControlSocketError) {
+    /// `mode`: who may connect.
+    init(
+        _ directory: consuming SocketDirectory, mountpoint: String, mode: mode_t = 0o600
+    ) throws(ControlSocketError) {
         let name = SocketDirectory.socketName(mountpoint: mountpoint)
         let path = "\(directory.path)/\(name)"
         do throws(Errno) {
@@ -31,11 +34,13 @@ struct ListeningSocket: ~Copyable, Sendable {
             let raw = try SystemCalls.checked { cl_unix_socket() }
             let descriptor = OwnedDescriptor(raw)
             // bind makes the file with the socket's mode: it is never there with a wider one.
-            try SystemCalls.checked { fchmod(raw, 0o600) }
+            try SystemCalls.checked { fchmod(raw, mode) }
             let temporary = ".\(name).\(getpid())"
             let at = directory.descriptor.rawValue
             unlinkat(at, temporary, 0)
             try SystemCalls.checked { cl_unix_bind(raw, directory.address(temporary)) }
+            // Wider than the umask allows where it is to be.
+            if mode & 0o077 != 0 { try SystemCalls.checked { fchmodat(at, temporary, mode, 0) } }
             try SystemCalls.checked { listen(raw, Self.backlog) }
             var status = stat()
             try SystemCalls.checked { fstatat(at, temporary, &status, AT_SYMLINK_NOFOLLOW) }

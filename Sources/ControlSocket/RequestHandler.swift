@@ -31,37 +31,66 @@ struct RequestHandler {
         return carryOut(command, line)
     }
 
+    /// nil where root asks, or who mounted.
+    private var ordinary: OrdinaryUser? {
+        guard case .user(let user) = client.requester else { return nil }
+        return OrdinaryUser(user: user, controller: controller)
+    }
+
+    private var notTheirs: ControlFailure {
+        ControlFailure(.notActive, "the snapshot has ended, or is another")
+    }
+
     private func carryOut(_ command: Command, _ line: [UInt8]) -> Answer {
         switch command {
         case .start:
             return reply(line, StartOptions()) { [client] options throws(ControlFailure) in
                 var options = options
                 options.clientProcess = client.process
+                options.requester = client.requester
                 let report = try controller.start(options)
                 if options.leaseConnection == true { client.hold(report.snapshot) }
                 return report
             }
         case .stop:
             return reply(line, StopOptions()) { [client] options throws(ControlFailure) in
-                try controller.stop(options) { progress in
+                var options = options
+                if let ordinary {
+                    let own = try ordinary.ownSnapshot()
+                    options.snapshot = options.snapshot ?? own
+                    if options.snapshot != own { throw notTheirs }
+                }
+                return try controller.stop(options) { progress in
                     client.sendProgress(ControlLine.encode(Reply<NoResult>(progress: progress)))
                 }
             }
         case .status:
-            return reply(line, NoOptions()) { _ throws(ControlFailure) in controller.status() }
+            return reply(line, NoOptions()) { _ throws(ControlFailure) in
+                let own = try ordinary?.ownSnapshot()
+                let status = controller.status()
+                // Of another one by now, maybe.
+                if let ordinary, try ordinary.ownSnapshot() != own { throw notTheirs }
+                return status
+            }
         case .changed:
             return reply(line, NoOptions()) { [client] _ throws(ControlFailure) in
+                let own = try ordinary?.ownSnapshot()
                 let packer = ChangePacker { client.sendPart($0) }
-                let report = try controller.changed { item throws(ControlFailure) in try packer.add(item) }
+                let report = try controller.changed { item throws(ControlFailure) in
+                    if let ordinary, try ordinary.ownSnapshot() != own { throw notTheirs }
+                    return try packer.add(item)
+                }
                 _ = packer.flush()
                 return report
             }
         case .unmount:
             return reply(line, UnmountOptions()) { options throws(ControlFailure) in
-                try controller.unmount(options)
+                if let ordinary { throw ordinary.mayNotUnmount }
+                return try controller.unmount(options)
             }
         case .hooks:
             return reply(line, HooksOptions(snapshot: 0, hooks: [])) { options throws(ControlFailure) in
+                if let ordinary, try ordinary.ownSnapshot() != options.snapshot { throw notTheirs }
                 try controller.noteHooks(options)
                 return HooksReport()
             }

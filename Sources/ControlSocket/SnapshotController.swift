@@ -15,6 +15,8 @@ package protocol SnapshotController: AnyObject, Sendable {
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport
     /// Takes down what became of the hooks that the client ran around the start of a snapshot.
     func noteHooks(_ options: HooksOptions) throws(ControlFailure)
+    /// The number of the active snapshot where that user began it, as an ordinary one.
+    func ownSnapshot(of user: UInt32) -> UInt64?
     /// The connection that held the snapshot of that number (`StartOptions.leaseConnection`) is closed.
     func connectionEnded(holding snapshot: UInt64)
 }
@@ -22,6 +24,7 @@ package protocol SnapshotController: AnyObject, Sendable {
 extension SnapshotController {
     package func noteHooks(_ options: HooksOptions) throws(ControlFailure) {}
     package func connectionEnded(holding snapshot: UInt64) {}
+    package func ownSnapshot(of user: UInt32) -> UInt64? { nil }
 }
 
 /// Why a request was not carried out.
@@ -75,8 +78,15 @@ package struct StartOptions: Codable, Sendable, Equatable {
     /// Of the mount's own hooks: how long one may take, and whether a failure does not matter.
     package var hookTimeoutSeconds: Int?
     package var ignoresHookFailures: Bool?
+    /// Whose files the snapshot is of: those that these users, or these groups, own at the cut. Both nil: everybody's.
+    package var users: [UInt32]?
+    package var groups: [UInt32]?
+    /// Whether the backup reads every file once, so that what it has read need not be kept.
+    package var singlePass: Bool?
     /// The process that asks, as the kernel tells the daemon: never sent. nil: it is of another process namespace.
     package var clientProcess: Int32?
+    /// Who asks, as the kernel tells the daemon: never sent.
+    package var requester = Requester.controller
 
     package init(stallMaxMilliseconds: Int? = nil, attemptsMax: Int? = nil) {
         self.stallMaxMilliseconds = stallMaxMilliseconds
@@ -90,7 +100,8 @@ package struct StartOptions: Codable, Sendable, Equatable {
         case leaseProcessStart = "lease_process_start"
         case leaseConnection = "lease_connection"
         case ttlSeconds = "ttl_seconds"
-        case hooks
+        case singlePass = "single_pass"
+        case hooks, users, groups
         case hookTimeoutSeconds = "hook_timeout_seconds"
         case ignoresHookFailures = "ignores_hook_failures"
     }
@@ -116,6 +127,9 @@ package struct StartReport: Codable, Sendable, Equatable {
     package var snapshot: UInt64?
     /// What became of the hooks: the mount's own, and those of the command, which adds them.
     package var hooks: [HookResult]?
+    /// Whose files it is of; both missing: everybody's.
+    package var users: [UInt32]?
+    package var groups: [UInt32]?
 
     package init(
         started: String, stallMicroseconds: Int, attempts: Int, filesFrozen: Int,
@@ -130,7 +144,7 @@ package struct StartReport: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, started, attempts, snapshot, hooks
+        case schema, started, attempts, snapshot, hooks, users, groups
         case stallMicroseconds = "stall_microseconds"
         case filesFrozen = "files_frozen"
         case snapshotDirectory = "snapshot_directory"

@@ -60,6 +60,11 @@ package struct Status: Codable, Sendable, Equatable {
     package var lease: Lease?
     /// How many requests of each kind the kernel sent so far; nil where they are not counted (`-o count_requests`).
     package var requests: [String: UInt64]?
+    /// Whose files the active snapshot is of; both nil: everybody's.
+    package var users: [UInt32]?
+    package var groups: [UInt32]?
+    /// What of the active snapshot has been read and is not kept any more (`--single-pass`); nil: all is kept.
+    package var releasedBytes: UInt64?
     /// How far the merge is, while `state` is merging.
     package var merge: StopProgress?
     /// Why the last merge did not come to its end; the next stop tries again.
@@ -94,7 +99,7 @@ package struct Status: Codable, Sendable, Equatable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case schema, pid, version, source, mountpoint, mode, state, started, lease, requests, merge
+        case schema, pid, version, source, mountpoint, mode, state, started, lease, requests, users, groups, merge
         case mergeProblem = "merge_problem"
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
@@ -106,6 +111,7 @@ package struct Status: Codable, Sendable, Equatable {
         case sourceWatched = "source_watched"
         case snapshotDirectory = "snapshot_directory"
         case deltaBytesMax = "delta_bytes_max"
+        case releasedBytes = "released_bytes"
     }
 
     /// Written by hand for `started`, which is there as null when idle: scripts may ask for it
@@ -133,6 +139,9 @@ package struct Status: Codable, Sendable, Equatable {
         try fields.encodeIfPresent(deltaBytesMax, forKey: .deltaBytesMax)
         try fields.encodeIfPresent(lease, forKey: .lease)
         try fields.encodeIfPresent(requests, forKey: .requests)
+        try fields.encodeIfPresent(users, forKey: .users)
+        try fields.encodeIfPresent(groups, forKey: .groups)
+        try fields.encodeIfPresent(releasedBytes, forKey: .releasedBytes)
         try fields.encodeIfPresent(merge, forKey: .merge)
         try fields.encodeIfPresent(mergeProblem, forKey: .mergeProblem)
     }

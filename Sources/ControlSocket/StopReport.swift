@@ -45,6 +45,11 @@ package struct StopReport: Codable, Sendable, Equatable {
     package var snapshotBytesRead: UInt64?
     /// Whether changes past the mount were looked for.
     package var sourceWatched: Bool?
+    /// Whose files it was of; both nil: everybody's.
+    package var users: [UInt32]?
+    package var groups: [UInt32]?
+    /// What had been read and was not kept any more; nil: all was kept.
+    package var releasedBytes: UInt64?
 
     package init(exact: Bool, reason: String?, deltaBytes: UInt64, changedAreas: UInt64) {
         schema = Self.currentSchema
@@ -56,6 +61,7 @@ package struct StopReport: Codable, Sendable, Equatable {
 
     enum CodingKeys: String, CodingKey {
         case schema, exact, reason, version, source, mountpoint, mode, io, cut, ended, attempts, level, hooks
+        case users, groups
         case deltaBytes = "delta_bytes"
         case changedAreas = "changed_areas"
         case stallMicroseconds = "stall_microseconds"
@@ -67,6 +73,7 @@ package struct StopReport: Codable, Sendable, Equatable {
         case createdFiles = "created_files"
         case snapshotBytesRead = "snapshot_bytes_read"
         case sourceWatched = "source_watched"
+        case releasedBytes = "released_bytes"
     }
 }
 
@@ -99,5 +106,8 @@ extension StopReport {
         createdFiles = try fields.decodeIfPresent(UInt64.self, forKey: .createdFiles)
         snapshotBytesRead = try fields.decodeIfPresent(UInt64.self, forKey: .snapshotBytesRead)
         sourceWatched = try fields.decodeIfPresent(Bool.self, forKey: .sourceWatched)
+        users = try fields.decodeIfPresent([UInt32].self, forKey: .users)
+        groups = try fields.decodeIfPresent([UInt32].self, forKey: .groups)
+        releasedBytes = try fields.decodeIfPresent(UInt64.self, forKey: .releasedBytes)
     }
 }

@@ -307,9 +307,10 @@ private func addDataOperations(_ table: inout fuse_lowlevel_ops) {
     }
     table.read = { request, node, size, offset, information in
         do throws(Errno) {
+            // The kernel names the owner of a read past its cache (FUSE_READ_LOCKOWNER), and none of those for it.
+            let file = required(information).pointee
             let reply = try operations(request).read(
-                node: node, handle: required(information).pointee.fh, size: size,
-                offset: Int64(offset))
+                node: node, handle: file.fh, size: size, offset: Int64(offset), isOwn: file.lock_owner != 0)
             sendRead(request, reply, size: size)
         } catch {
             fail(request, error)

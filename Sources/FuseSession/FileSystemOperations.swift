@@ -52,7 +52,10 @@ package protocol FileSystemOperations: AnyObject, Sendable {
     func createTemporary(
         _ context: RequestContext, parent: UInt64, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply)
-    func read(node: UInt64, handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply
+    /// `isOwn`: an application's read(2) past the kernel's cache, and not the kernel's own for that.
+    func read(
+        node: UInt64, handle: UInt64, size: Int, offset: Int64, isOwn: Bool
+    ) throws(Errno) -> ReadReply
     func write(
         _ context: RequestContext, node: UInt64, handle: UInt64, _ data: UnsafeRawBufferPointer,
         offset: Int64

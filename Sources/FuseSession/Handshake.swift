@@ -9,6 +9,8 @@ internal import Synchronization
 ///
 /// FUSE_SETXATTR_EXT: an ACL that is set says whether it takes the set-group-id bit away.
 ///
+/// FUSE_DIRECT_IO_ALLOW_MMAP: files that are read and written past the kernel's cache can be mapped shared.
+///
 /// FUSE_PASSTHROUGH, where it is wanted: the kernel reads and writes the source's files by itself.
 final class Handshake: Sendable {
     private struct Offer {
@@ -84,6 +86,10 @@ final class Handshake: Sendable {
             output.flags |= added
             agreed.store(added, ordering: .relaxed)
             let offered2 = offer.flags & UInt32(FS_INIT_EXT) != 0 ? offer.flags2 : 0
+            if offered2 & UInt32(FS_INIT2_DIRECT_IO_ALLOW_MMAP) != 0 {
+                output.flags |= UInt32(FS_INIT_EXT)
+                output.flags2 |= UInt32(FS_INIT2_DIRECT_IO_ALLOW_MMAP)
+            }
             if let stackDepth, offered2 & UInt32(FS_INIT2_PASSTHROUGH) != 0 {
                 output.flags |= UInt32(FS_INIT_EXT)
                 output.flags2 |= UInt32(FS_INIT2_PASSTHROUGH)

@@ -23,6 +23,8 @@ package enum WorkerThread {
 /// take them for the user's. An ordinary user's daemon stays who it is.
 package struct Credentials: Sendable {
     private let switchesUsers: Bool
+    /// Whether what is made for a user is that user's from the first instant.
+    package var makesFilesAsCaller: Bool { switchesUsers }
     private let capabilities: UInt64
 
     /// CAP_SYS_RESOURCE: lifts quotas and opens the blocks reserved for root.

@@ -40,7 +40,7 @@ package struct ChangeFinder: ~Copyable {
     package init(_ preserve: Preserve) {
         self.preserve = preserve
         source = preserve.source
-        records = preserve.map.records
+        records = preserve.map.records.filter { preserve.cut.isOfScope($0.contents.withLock { $0.attributes }) }
         places = NowPlaces(source: preserve.source, map: preserve.map)
     }
 
@@ -252,7 +252,7 @@ package struct ChangeFinder: ~Copyable {
             let names = try differences(before, now, opened)
             let size = before.status.size
             if now.isRegular {
-                change.ranges = Self.ranges(contents.blocks, size: size, now: now.size)
+                change.ranges = Self.ranges(contents.changedBlocks, size: size, now: now.size)
                 change.bytes = change.ranges.reduce(0) { $0 + Int64($1.count) }
                 if !change.ranges.isEmpty || contents.isUnreadable { change.kinds.insert(.data, at: 0) }
             }

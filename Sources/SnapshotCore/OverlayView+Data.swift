@@ -8,14 +8,25 @@ package import SystemPackage
 extension OverlayView {
     private static let block = RecordLimits.blockBytes
 
-    /// The run of bytes that begins at `offset`: whether the delta file has them, and where the run ends.
-    private func run(_ key: InodeKey, from offset: Int64, limit: Int64) -> (Bool, Int64) {
-        guard let record = map.record(of: key) else { return (false, limit) }
-        let (isPresent, end) = record.contents.withLock {
-            $0.blocks.run(
-                from: UInt64(offset / Self.block), limit: RecordLimits.blockCount(limit))
+    /// Where bytes of the cut are.
+    private enum Place {
+        case primary
+        case delta
+        /// Nowhere: they were read before, in a single pass, and have been given up.
+        case gone
+    }
+
+    /// The run of bytes that begins at `offset`: where they are, and where the run ends.
+    private func run(_ key: InodeKey, from offset: Int64, limit: Int64) -> (Place, Int64) {
+        guard let record = map.record(of: key) else { return (.primary, limit) }
+        let (place, end) = record.contents.withLock { contents -> (Place, UInt64) in
+            let (first, last) = (UInt64(offset / Self.block), RecordLimits.blockCount(limit))
+            let (isStored, end) = contents.blocks.run(from: first, limit: last)
+            if isStored || contents.gone.isEmpty { return (isStored ? .delta : .primary, end) }
+            let (isGone, goneEnd) = contents.gone.run(from: first, limit: end)
+            return (isGone ? .gone : .primary, goneEnd)
         }
-        return (isPresent, min(RecordLimits.offset(ofBlock: end), limit))
+        return (place, min(RecordLimits.offset(ofBlock: end), limit))
     }
 
     private func stored() -> DeltaFiles {
@@ -33,19 +44,24 @@ extension OverlayView {
         let end = offset + min(size - offset, Int64(buffer.count))
         var at = offset
         while at < end {
-            let (isStored, runEnd) = run(key, from: at, limit: end)
+            let (place, runEnd) = run(key, from: at, limit: end)
             let piece = UnsafeMutableRawBufferPointer(
                 rebasing: buffer[Int(at - offset)..<Int(runEnd - offset)])
-            if isStored {
+            switch place {
+            case .gone: throw .ioError
+            case .delta:
                 try stored().read(of: key, into: piece, at: at)
-                at = runEnd
+                // Another reader may have come by it meanwhile, so that it was given up.
+                let (placeNow, keptEnd) = run(key, from: at, limit: runEnd)
+                if placeNow == .delta { at = keptEnd }
                 continue
+            case .primary: break
             }
             guard let primary else { throw .ioError }
             let count = try readFully(primary, into: piece, at: at)
             // What a writer has stored meanwhile may have been changed before it was read: again, from the delta.
-            let (isStoredNow, unchangedEnd) = run(key, from: at, limit: runEnd)
-            if isStoredNow { continue }
+            let (placeNow, unchangedEnd) = run(key, from: at, limit: runEnd)
+            if placeNow != .primary { continue }
             try checkReadable(key)
             let missing = Int(unchangedEnd - at) - count
             if missing > 0 { throw .ioError }  // shorter than at the cut, though nothing was recorded
@@ -61,7 +77,14 @@ extension OverlayView {
         guard offset >= 0, offset < size else { throw .noSuchAddressOrDevice }
         var at = offset
         while at < size {
-            let (isStored, end) = run(key, from: at, limit: size)
+            let (place, end) = run(key, from: at, limit: size)
+            if place == .gone {
+                // It counts as data, whose reading fails.
+                if whence == SEEK_DATA { return at }
+                at = end
+                continue
+            }
+            let isStored = place == .delta
             let file: Descriptor?
             if isStored {
                 file = try stored().existingFile(of: key)
@@ -74,13 +97,13 @@ extension OverlayView {
                 try LinuxSystem.seek(file, whence, from: at)
             }
             if !isStored {
-                let (isStoredNow, unchangedEnd) = run(key, from: at, limit: end)
-                if isStoredNow || unchangedEnd < end { continue }
+                let (placeNow, unchangedEnd) = run(key, from: at, limit: end)
+                if placeNow != .primary || unchangedEnd < end { continue }
                 try checkReadable(key)
             }
-            let place: Int64? =
+            let next: Int64? =
                 whence == SEEK_DATA ? (found ?? nil) : (found.map { $0 ?? at } ?? at)
-            if let place, place < end { return place }
+            if let next, next < end { return next }
             at = end
         }
         if whence == SEEK_HOLE { return size }

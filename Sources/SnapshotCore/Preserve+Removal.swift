@@ -24,11 +24,15 @@ extension Preserve {
         _ flags: Int32
     ) throws(Errno) -> Bool {
         willChangeAttributes(of: victim)
-        willChangeEntry(in: directory, name, now: .present(victim.reference))
+        if concerns(victim) {
+            willChangeEntry(in: directory, name, now: .present(victim.reference))
+        } else {
+            willChangeAttributes(of: directory)
+        }
         func plainly() throws(Errno) {
             try LinuxSystem.unlink(at: directory.descriptor, name, flags)
         }
-        guard let record = record(of: victim.reference) else {
+        guard let record = record(of: victim) else {
             try plainly()
             return true
         }
@@ -126,12 +130,7 @@ extension Preserve {
     ) throws(Errno) -> Bool {
         let moved = move.moved
         let replaced = move.replaced
-        willChangeAttributes(of: moved)
-        willChangeEntry(in: directory, name, now: .present(moved.reference))
-        if let replaced { willChangeAttributes(of: replaced) }
-        willChangeEntry(
-            in: newDirectory, newName,
-            now: replaced.map { .present($0.reference) } ?? .absent)
+        willChangeEntries(move, from: directory, name, to: newDirectory, newName)
         func plainly() throws(Errno) -> Bool {
             func rename() throws(Errno) {
                 try assume()
@@ -151,13 +150,35 @@ extension Preserve {
             return true
         }
         guard let replaced, !move.isExchange, replaced.key != moved.key,
-            let record = record(of: replaced.reference)
+            let record = record(of: replaced)
         else { return try plainly() }
         return try removing(replaced, record) { (fate) throws(Errno) -> Bool in
             if case .buried = fate, !linkIntoGraveyard(replaced, record, newDirectory, newName) {
                 return false
             }
             return try plainly()
+        }
+    }
+
+    /// Before the names and attributes change that a rename changes. A name is recorded where what it stands for, or will
+    /// stand for, is shown.
+    private func willChangeEntries(
+        _ move: Move, from directory: ChangeTarget, _ name: UnsafePointer<CChar>,
+        to newDirectory: ChangeTarget, _ newName: UnsafePointer<CChar>
+    ) {
+        willChangeAttributes(of: move.moved)
+        if let replaced = move.replaced { willChangeAttributes(of: replaced) }
+        let before = shown(move.moved)
+        let beforeNew = move.replaced.map { shown($0) } ?? .absent
+        if before.isPresent || move.isExchange && beforeNew.isPresent {
+            willChangeEntry(in: directory, name, now: before)
+        } else {
+            willChangeAttributes(of: directory)
+        }
+        if before.isPresent || beforeNew.isPresent {
+            willChangeEntry(in: newDirectory, newName, now: beforeNew)
+        } else {
+            willChangeAttributes(of: newDirectory)
         }
     }
 
@@ -211,6 +232,7 @@ extension Preserve {
         if place == .graveyard { return .stays }
         let isLast = status.links <= 1
         let hasData = status.isRegular && (attributes?.status.size ?? status.size) > 0
+        if hasData, isLast, cut.isReleased(record) { return .detached }
         if !hasData { return isLast || !source.usesHandles ? .detached : .stays }
         // Without handles a file is found only by the name that goes: its grave finds it.
         return isLast || !source.usesHandles ? .buried : .stays

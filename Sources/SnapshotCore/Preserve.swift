@@ -25,7 +25,8 @@ package struct ChangeTarget {
 /// Invariants, for every area of the snapshot:
 /// 1. An original is stored, then a record of it appended to the journal, then its entry made in the map, then the primary
 ///    changed. `OverlayView` relies on it, and `PreserveRecovery`, which has what a kill between any two of these leaves.
-/// 2. An entry, once made, never changes: it is the version of the cut.
+/// 2. An entry, once made, never changes: it is the version of the cut. In a single pass it may be given up
+///    (`SnapshotCut+Release.swift`).
 /// 3. An inode of the cut is not freed while its data are needed: it loses its last name only to the graveyard, or
 ///    after all that the snapshot needs of it is in the record (detached).
 /// 4. Applications never fail for the snapshot's sake: what cannot be preserved makes the snapshot inexact.
@@ -36,7 +37,7 @@ package final class Preserve: Sendable {
     /// What the snapshot shows, and whether it still holds.
     package let cut: SnapshotCut
     package let store: DeltaStore
-    private let credentials: Credentials
+    let credentials: Credentials
     /// Files whose originals are being read.
     private let readers = DescriptorCache<InodeKey>(capacity: 64)
     /// Whether the graveyard is there: a grave counts as a link.
@@ -44,11 +45,13 @@ package final class Preserve: Sendable {
 
     /// `map` and `absence` are of a snapshot that is taken up.
     package init(
-        source: SourceTree, store: DeltaStore, credentials: Credentials, map: DeltaMap = DeltaMap(),
-        absence: Absence? = nil, didBecomeInexact: @escaping @Sendable (String) -> Void
+        source: SourceTree, store: DeltaStore, credentials: Credentials, scope: SnapshotScope? = nil,
+        isSinglePass: Bool = false, map: DeltaMap = DeltaMap(), absence: Absence? = nil,
+        didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         cut = SnapshotCut(
-            source: source, store: store, map: map, absence: absence, didBecomeInexact: didBecomeInexact)
+            source: source, store: store, map: map, absence: absence, scope: scope,
+            singlePass: isSinglePass ? SinglePass(credentials) : nil, didBecomeInexact: didBecomeInexact)
         self.store = store
         self.credentials = credentials
     }
@@ -57,6 +60,8 @@ package final class Preserve: Sendable {
     package var map: DeltaMap { cut.map }
     package var end: SnapshotEnd { cut.end }
     var locations: LocationTable { cut.locations }
+    package var scope: SnapshotScope? { cut.scope }
+    var released: ReleasedAreas? { cut.singlePass?.released }
     package var overlay: OverlayView { cut.overlay }
 
     static let overBound = "the store would grow over its bound (--max-delta)"
@@ -65,8 +70,9 @@ package final class Preserve: Sendable {
     package func becomeInexact(_ why: String) { cut.becomeInexact(why) }
 
     /// The record of an inode that the snapshot sees; nil where there is nothing to preserve.
-    func record(of reference: InodeReference) -> InodeRecord? {
-        guard end.isRecording, reference.device == source.device else { return nil }
+    func record(of target: ChangeTarget) -> InodeRecord? {
+        let reference = target.reference
+        guard end.isRecording, reference.device == source.device, concerns(target) else { return nil }
         if let absence = cut.absence, absence.includes(birthOf: reference.key),
             map.record(of: reference.key) == nil
         {
@@ -110,12 +116,12 @@ package final class Preserve: Sendable {
 
     /// Before anything that changes the attributes of an inode: its data or names too, since they change its times.
     package func willChangeAttributes(of target: ChangeTarget) {
-        guard let record = record(of: target.reference) else { return }
+        guard let record = record(of: target) else { return }
         _ = preserveAttributes(of: target, record)
     }
 
     /// Preserves the attributes where that is not done yet, and returns them; nil where it failed.
-    private func preserveAttributes(
+    func preserveAttributes(
         of target: ChangeTarget, _ record: InodeRecord
     ) -> RecordedAttributes? {
         if let known = record.contents.withLock({ $0.attributes }) { return known }
@@ -148,7 +154,7 @@ package final class Preserve: Sendable {
     package func willChangeData(
         of target: ChangeTarget, _ range: Range<Int64>, clones: Bool = false
     ) -> Bool {
-        guard let record = record(of: target.reference) else { return true }
+        guard let record = record(of: target) else { return true }
         guard let attributes = preserveAttributes(of: target, record) else { return true }
         let size = attributes.status.size
         let lower = range.lowerBound
@@ -157,11 +163,9 @@ package final class Preserve: Sendable {
             preserveEnd(of: target, record, beforeChangeAt: lower, size: size)
             return true
         }
-        let blocks = blockNumbers(lower..<upper)
+        let blocks = RecordLimits.blockNumbers(lower..<upper)
         let isPreserved = record.contents.withLock { contents in
-            contents.isUnreadable
-                || contents.blocks.run(from: blocks.lowerBound, limit: blocks.upperBound)
-                    == (true, blocks.upperBound)
+            contents.isUnreadable || contents.haveChanged(blocks)
         }
         if isPreserved { return true }
         var isDone = true
@@ -175,7 +179,7 @@ package final class Preserve: Sendable {
     /// Before space is allocated for the bytes in `range` of a file, with their data unchanged: what was a hole at the
     /// cut is recorded as one, since allocated space may show as data.
     package func willAllocate(of target: ChangeTarget, _ range: Range<Int64>) {
-        guard let record = record(of: target.reference) else { return }
+        guard let record = record(of: target) else { return }
         guard let attributes = preserveAttributes(of: target, record) else { return }
         let size = attributes.status.size
         let upper = min(range.upperBound, size)
@@ -226,20 +230,11 @@ package final class Preserve: Sendable {
             let end = data == size ? RecordLimits.blockCount(data) : UInt64(data / block)
             if first < end {
                 try store.record([.holes(record.key, first..<end)])
-                let added = record.contents.withLock { contents in
-                    let before = contents.blocks.count
-                    contents.blocks.insert(first..<end)
-                    return contents.blocks.count - before
-                }
-                map.countAreas(added)
+                map.countAreas(record.contents.withLock { $0.insert(first..<end) })
             }
             guard data < range.upperBound else { return }
             at = try seek(reader, SEEK_HOLE, from: data) ?? size
         }
-    }
-
-    private func blockNumbers(_ range: Range<Int64>) -> Range<UInt64> {
-        UInt64(range.lowerBound / RecordLimits.blockBytes)..<RecordLimits.blockCount(range.upperBound)
     }
 
     private func preserveData(
@@ -252,18 +247,27 @@ package final class Preserve: Sendable {
             guard let reader = try reader(of: target, record) else { return true }
             var at = blocks.lowerBound
             while at < blocks.upperBound {
-                let (isPresent, runEnd) = record.contents.withLock {
-                    $0.blocks.run(from: at, limit: blocks.upperBound)
+                var (isPresent, runEnd) = record.contents.withLock {
+                    $0.changedRun(from: at, limit: blocks.upperBound)
                 }
                 if isPresent {
                     at = runEnd
                     continue
                 }
+                if let released {
+                    let isReleased: Bool
+                    (isReleased, runEnd) = released.run(of: record.key, from: at, limit: runEnd)
+                    if isReleased {
+                        record.contents.withLock { $0.insertGone(at..<runEnd) }
+                        map.countAreas(runEnd - at)
+                        at = runEnd
+                        continue
+                    }
+                }
                 let hole = try endOfHole(reader, fromBlock: at, limit: runEnd, size: size)
                 if hole > at {
                     try store.record([.holes(record.key, at..<hole)])
-                    record.contents.withLock { $0.blocks.insert(at..<hole) }
-                    map.countAreas(hole - at)
+                    map.countAreas(record.contents.withLock { $0.insert(at..<hole) })
                     at = hole
                     continue
                 }
@@ -273,8 +277,7 @@ package final class Preserve: Sendable {
                     RecordLimits.offset(ofBlock: at)..<min(RecordLimits.offset(ofBlock: end), size)
                 try store.storeOriginal(of: record.key, from: reader, bytes, clones: clones)
                 try store.record([.data(record.key, at..<end)])
-                record.contents.withLock { $0.blocks.insert(at..<end) }
-                map.countAreas(end - at)
+                map.countAreas(record.contents.withLock { $0.insert(at..<end) })
                 left -= end - at
                 at = end
             }
@@ -326,7 +329,7 @@ package final class Preserve: Sendable {
         in directory: ChangeTarget, _ name: UnsafePointer<CChar>, now entry: RecordedEntry
     ) {
         willChangeAttributes(of: directory)
-        guard let record = record(of: directory.reference) else { return }
+        guard let record = record(of: directory) else { return }
         let key = FileName(name)
         if record.contents.withLock({ $0.entries[key] != nil }) { return }
         record.firstChange.withLock { _ in
@@ -341,6 +344,7 @@ package final class Preserve: Sendable {
     /// recorded as absent by then, and so is each that it gets later, before it gets it.
     package func didMake(_ status: FileStatus) {
         guard end.isRecording, status.device == source.device else { return }
+        if let scope, !status.isDirectory, !scope.owns(status) { return }
         didMake(InodeReference(status, handle: FileHandle()))
     }
 

@@ -106,6 +106,7 @@ package struct PreserveRecovery {
 
     private func readJournal(_ kept: KeptFiles) throws(Refusal) -> JournalScan {
         guard let directory = kept.directory else { throw .isNone }
+        if let why = kept.unjournaledReason { throw .because(why) }
         let scan = try reading { () throws(RecordError) in
             try JournalScan.read(in: directory, path: store.snapshotPath)
         }

@@ -12,6 +12,11 @@ package final class SnapshotCut: Sendable {
     /// Where the versions are that the map tells of; nil in redirect.
     package let store: DeltaStore?
     package let end = SnapshotEnd()
+    /// Whose files it shows; nil: everybody's.
+    package let scope: SnapshotScope?
+    let leading = LeadingDirectories()
+    /// Where the backup reads every file once, so that what it has read need not be kept; else nil.
+    package let singlePass: SinglePass?
     let locations = LocationTable()
     /// Of a snapshot that was taken up after a kill: when nobody recorded what was changed.
     let absence: Absence?
@@ -20,8 +25,11 @@ package final class SnapshotCut: Sendable {
 
     package init(
         source: SourceTree, store: DeltaStore?, map: DeltaMap = DeltaMap(), absence: Absence? = nil,
+        scope: SnapshotScope? = nil, singlePass: SinglePass? = nil,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
+        self.scope = scope
+        self.singlePass = singlePass
         self.source = source
         self.store = store
         self.map = map

@@ -16,8 +16,8 @@ package struct SnapshotTree: Sendable {
     private var end: SnapshotEnd { cut.end }
 
     package init(_ cut: SnapshotCut) {
-        overlay = cut.overlay
         self.cut = cut
+        overlay = cut.overlay
     }
 
     private func checked<Result>(
@@ -102,7 +102,8 @@ package struct SnapshotTree: Sendable {
     ) throws(Errno) -> InodeReference {
         if !isCovered(reference) { throw .noSuchFileOrDirectory }
         return try checked { () throws(Errno) in
-            try overlay.entry(in: reference, directory, name)
+            guard let scope = cut.scope else { return try overlay.entry(in: reference, directory, name) }
+            return try overlay.entry(in: reference, directory, name, scope)
         }
     }
 
@@ -110,7 +111,10 @@ package struct SnapshotTree: Sendable {
         of reference: InodeReference, _ directory: Descriptor?
     ) throws(Errno) -> Listing {
         if !isCovered(reference) { return Listing() }
-        return try checked { () throws(Errno) in try overlay.listing(of: reference, directory) }
+        return try checked { () throws(Errno) in
+            guard let scope = cut.scope else { return try overlay.listing(of: reference, directory) }
+            return try overlay.listing(of: reference, directory, scope, cut.leading, check: end.check)
+        }
     }
 
     package func read(
@@ -118,8 +122,25 @@ package struct SnapshotTree: Sendable {
         into buffer: UnsafeMutableRawBufferPointer, at offset: Int64
     ) throws(Errno) -> Int {
         try checked { () throws(Errno) in
-            try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
+            do throws(Errno) {
+                return try overlay.read(key, primary: primary, size: size, into: buffer, at: offset)
+            } catch .ioError {
+                if cut.wasRead(offset..<max(offset, min(size, offset + Int64(buffer.count))), of: key) {
+                    cut.becomeIncomplete(
+                        "inode \(key.inode) was read again after it had been read and changed: a single pass was asked for"
+                    )
+                }
+                throw .ioError
+            }
         }
+    }
+
+    /// Whether the backup reads every file once, so that it matters what it has read.
+    package var isSinglePass: Bool { cut.singlePass != nil }
+
+    /// After whole blocks of a file have been read by the backup itself.
+    package func didRead(_ blocks: Range<UInt64>, of key: InodeKey) {
+        cut.didRead(blocks, of: key)
     }
 
     package func seek(

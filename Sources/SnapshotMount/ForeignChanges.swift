@@ -81,6 +81,7 @@ package final class ForeignChanges: Sendable {
             do throws(Errno) {
                 let inode = try handle.open(mount: source.root, O_PATH)
                 let status = try FileStatus(of: inode)
+                if change.kinds == .data && cut.isPlainlyOthers(status) { continue }
                 // A file of which nobody knows the name may be one that lies elsewhere: not, if it came by this mount.
                 cut.didChangeBeside(
                     InodeKey(status), marks: change.isCertain || isKnown(status), message(change))

@@ -222,9 +222,11 @@ package final class MountedFileSystem: FileSystemOperations {
     }
 
     package func read(
-        node: UInt64, handle: UInt64, size: Int, offset: Int64
+        node: UInt64, handle: UInt64, size: Int, offset: Int64, isOwn: Bool
     ) throws(Errno) -> ReadReply {
-        if isSnapshot(node) { return try snapshots.read(handle, size: size, offset: offset) }
+        if isSnapshot(node) {
+            return try snapshots.read(handle, size: size, offset: offset, isOwn: isOwn)
+        }
         return try live.read(handle, size: size, offset: offset)
     }
 

@@ -49,6 +49,10 @@ package final class SnapshotLifecycle: Sendable {
         package let serial: UInt64
         /// The most that it stored; less is there once its space has been given back.
         package let deltaPeakBytes: UInt64
+        /// Whose files it is of; nil: everybody's.
+        package let scope: SnapshotScope?
+        /// What has been read and need not be kept; nil where the backup may read more than once.
+        package let releasedBytes: UInt64?
     }
 
     /// What a snapshot amounted to.
@@ -194,22 +198,29 @@ package final class SnapshotLifecycle: Sendable {
             cut: generation.cut, inexactReason: cut.end.inexactReason, isOverflowed: !cut.end.isRecording,
             deltaBytes: bytes, changedAreas: areas,
             bytesRead: generation.bytesRead.load(ordering: .relaxed), serial: generation.serial,
-            deltaPeakBytes: peak)
+            deltaPeakBytes: peak, scope: cut.scope,
+            releasedBytes: cut.singlePass.map { $0.released.count * UInt64(RecordLimits.blockBytes) })
     }
 
     package func countBytesRead(_ number: Int) {
         generation.mutex.withLock { $0 }?.bytesRead.add(UInt64(number), ordering: .relaxed)
     }
 
-    /// Freezes the writers and takes the cut.
-    package func start(_ limits: Freezer.Limits) throws(StartFailure) -> Started {
+    /// Freezes the writers and takes the cut. `scope`: of these users' files; `singlePass`: what has been read need not be
+    /// kept. Both in preserve alone.
+    package func start(
+        _ limits: Freezer.Limits, of scope: SnapshotScope? = nil, singlePass: Bool = false
+    ) throws(StartFailure) -> Started {
         try transitions.withLock { (_) throws(StartFailure) -> Started in
             if generation.mutex.withLock({ $0 }) != nil { throw .isActive }
+            if redirects && (scope != nil || singlePass) {
+                preconditionFailure("in redirect a snapshot is of everybody's files, and keeps them all")
+            }
             if redirect != nil {
                 throw mergeFailure.withLock { $0 }.map { .isUnmerged($0) } ?? .isMerging
             }
             let number = serial.add(1, ordering: .relaxed).newValue
-            let embodiment = try makeEmbodiment(number)
+            let embodiment = try makeEmbodiment(number, scope, singlePass)
             let (cut, report) = try takeCut(limits, embodiment, number)
             lastFreeze.withLock { $0 = report }
             observer.mutex.withLock { $0 }?.didStart(embodiment.cut)
@@ -218,22 +229,38 @@ package final class SnapshotLifecycle: Sendable {
         }
     }
 
-    private func makeEmbodiment(_ serial: UInt64) throws(StartFailure) -> Embodiment {
+    private func makeEmbodiment(
+        _ serial: UInt64, _ scope: SnapshotScope?, _ isSinglePass: Bool
+    ) throws(StartFailure) -> Embodiment {
         do throws(Errno) {
             try credentials.assumeDaemon()
             if redirects { return .redirect(try makeRedirect(serial)) }
-            let head = boot.map { boot in
-                JournalHead(
-                    embodiment: .preserve, layer: serial, isContinued: false, source: source.rootReference.key,
-                    cut: .current, serial: serial, boot: boot)
-            }
+            let whyUnjournaled = Self.whyUnjournaled(scope, isSinglePass)
+            let head =
+                whyUnjournaled != nil
+                ? nil
+                : boot.map { boot in
+                    JournalHead(
+                        embodiment: .preserve, layer: serial, isContinued: false, source: source.rootReference.key,
+                        cut: .current, serial: serial, boot: boot)
+                }
             return .preserve(
                 Preserve(
-                    source: source, store: try DeltaStore(in: store, bytesMax: deltaBytesMax, head: head),
-                    credentials: credentials, didBecomeInexact: tellInexact))
+                    source: source,
+                    store: try DeltaStore(
+                        in: store, bytesMax: deltaBytesMax, head: head, whyUnjournaled: whyUnjournaled),
+                    credentials: credentials, scope: scope, isSinglePass: isSinglePass,
+                    didBecomeInexact: tellInexact))
         } catch {
             throw .store(error)
         }
+    }
+
+    /// Whose files a snapshot is of, and what of it has been read and given up, is in no journal: after a kill it could not
+    /// be known to be exact.
+    private static func whyUnjournaled(_ scope: SnapshotScope?, _ isSinglePass: Bool) -> String? {
+        if scope != nil { return "it was of some users' files (--user, --group), and of such no journal is kept" }
+        return isSinglePass ? "it was for a single pass (--single-pass), and of such no journal is kept" : nil
     }
 
     /// Tells that a snapshot has become inexact.
@@ -256,7 +283,7 @@ package final class SnapshotLifecycle: Sendable {
         }
         foreignChanges?.prepare(embodiment.cut)
         do throws(Freezer.Obstacle) {
-            let (cut, report) = try freezer.freeze(limits, begin)
+            let (cut, report) = try freezer.freeze(limits, of: embodiment.cut.scope, begin)
             if case .preserve(let preserve) = embodiment { preserve.didStart(cut) }
             return (cut, report)
         } catch {
@@ -308,7 +335,7 @@ package final class SnapshotLifecycle: Sendable {
             foreignChanges?.end()
             observer.mutex.withLock { $0 }?.didStop()
             let ended = Ended(
-                summary: summary, end: .current, changes: preserve.map.changes,
+                summary: summary, end: .current, changes: preserve.changes,
                 wasWatchingSource: wasWatching)
             do throws(Errno) {
                 try credentials.assumeDaemon()

@@ -7,6 +7,11 @@ package enum RecordLimits {
         bytes <= 0 ? 0 : UInt64((bytes - 1) / blockBytes) + 1
     }
 
+    /// The blocks that bytes lie in.
+    package static func blockNumbers(_ bytes: Range<Int64>) -> Range<UInt64> {
+        UInt64(bytes.lowerBound / blockBytes)..<blockCount(bytes.upperBound)
+    }
+
     /// Where a block begins; of the one behind the largest file, that file's end.
     package static func offset(ofBlock block: UInt64) -> Int64 {
         Int64(clamping: block.multipliedReportingOverflow(by: UInt64(blockBytes)).partialValue)

@@ -17,6 +17,8 @@ struct ControlStart: ParsableCommand {
 
     @OptionGroup var stall: StallOptions
 
+    @OptionGroup var scope: ScopeOptions
+
     @OptionGroup(title: "Hooks") var hooks: HookOptions
 
     @Option(help: ArgumentHelp("End the snapshot when this process ends.", valueName: "pid"))
@@ -43,6 +45,7 @@ struct ControlStart: ParsableCommand {
         }
         let target = try MountTarget(mountpoint, "cannot start a snapshot of \(mountpoint)")
         var start = try SnapshotStart(target, stall, hooks, signals)
+        start.options = try scope.resolve(start.options)
         start.options.ttlSeconds = ttl?.seconds
         // Held until the daemon has bound the process too: until then its number cannot become another's.
         let holder = try boundHolder()
@@ -53,9 +56,10 @@ struct ControlStart: ParsableCommand {
         withExtendedLifetime(holder) {}
         report.schema = report.schema ?? StartReport.currentSchema
         let place = report.snapshotDirectory ?? "\(target.mountpoint)/.snapshot"
+        let whose = ScopeOptions.text(users: report.users, groups: report.groups).map { " of \($0)" } ?? ""
         do throws(CommandFailure) {
             try StandardOutput.writeLine(
-                json ? report.jsonText : "Snapshot started at \(report.started); read it at \(place)")
+                json ? report.jsonText : "Snapshot\(whose) started at \(report.started); read it at \(place)")
         } catch {
             // An exit code other than 0 means that there is none.
             start.end(&client, report)

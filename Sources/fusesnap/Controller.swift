@@ -30,6 +30,7 @@ final class Controller: SnapshotController {
     /// What belongs to the snapshot that is active.
     private struct Active: Sendable {
         var serial: UInt64
+        var scope: Scope
         /// nil: an earlier daemon began it.
         var freeze: Freezer.Report?
         var lease: Lease?
@@ -43,10 +44,24 @@ final class Controller: SnapshotController {
         }
     }
 
+    /// What a start asked for: whose files, in the order given; both nil: everybody's.
+    struct Scope: Sendable, Equatable {
+        var users: [UInt32]?
+        var groups: [UInt32]?
+        var isSinglePass = false
+
+        var snapshotScope: SnapshotScope? {
+            if users == nil && groups == nil { return nil }
+            return SnapshotScope(users: Set(users ?? []), groups: Set(groups ?? []))
+        }
+    }
+
     /// Held by whoever begins or ends a snapshot, hooks and all: never by a worker.
     private let active = Mutex<Active?>(nil)
     /// What the status tells of the lease of the snapshot of that number: a status does not wait for hooks.
     private let shownLease = Mutex<(serial: UInt64, lease: Status.Lease)?>(nil)
+    /// What the status tells of the snapshot of that number: whose files it is of; and the ordinary user who began it.
+    private let shownScope = Mutex<(serial: UInt64, scope: Scope, user: UInt32?)?>(nil)
     /// Set once the daemon ends: no snapshot begins any more.
     private let isEnding = Atomic<Bool>(false)
     /// How the last snapshot ended, where nobody stopped it.
@@ -58,16 +73,21 @@ final class Controller: SnapshotController {
             limits.stallMax = .milliseconds(milliseconds)
         }
         if let attempts = options.attemptsMax { limits.attemptsMax = attempts }
+        let scope = try scope(of: options, limits)
         return try active.withLock { (active) throws(ControlFailure) in
             if lifecycle.summary != nil { throw failure(.isActive, limits) }
             let lease = try Lease(options)
             try keep(lease, options)
             var hooks = ownHooks(options)
-            let started = try start(limits, &hooks)
+            let started = try start(limits, scope, &hooks)
+            var user: UInt32?
+            if case .user(let number) = options.requester { user = number }
+            shownScope.withLock { $0 = (started.serial, scope, user) }
             ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             lastEnd.withLock { $0 = nil }
             active = Active(
-                serial: started.serial, freeze: started.freeze, lease: lease, ownHooks: hooks.results,
+                serial: started.serial, scope: scope, freeze: started.freeze, lease: lease,
+                ownHooks: hooks.results,
                 clientHooks: options.hooks ?? [])
             show(lease, options, started.serial)
             try watch(lease, started.serial)
@@ -77,6 +97,7 @@ final class Controller: SnapshotController {
                 snapshotDirectory: configuration.snapshotPath)
             report.snapshot = started.serial
             report.hooks = hooks.results
+            (report.users, report.groups) = (scope.users, scope.groups)
             return report
         }
     }
@@ -103,7 +124,8 @@ final class Controller: SnapshotController {
         ServiceManager.standard.tellActive(since: summary.cut.rfc3339)
         var over: String?
         active.withLock { active in
-            active = Active(serial: summary.serial, freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
+            active = Active(
+                serial: summary.serial, scope: Scope(), freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
             do throws(KeptLease.Ended) {
                 guard let (lease, options) = try keptLease() else { return }
                 active?.lease = lease
@@ -120,14 +142,16 @@ final class Controller: SnapshotController {
     private func ownHooks(_ options: StartOptions) -> HookSession {
         let seconds = min(
             max(options.hookTimeoutSeconds ?? HookLimits.timeoutSeconds, 1), HookLimits.timeoutSecondsMax)
+        // They freeze what is not an ordinary user's.
+        let hooks = options.requester == .controller ? configuration.hooks : []
         return HookSession(
-            configuration.hooks, mountpoint: mountpoint, timeout: .seconds(seconds), signals: nil,
+            hooks, mountpoint: mountpoint, timeout: .seconds(seconds), signals: nil,
             ignoresFailures: options.ignoresHookFailures ?? false)
     }
 
     /// Takes the cut between the mount's own hooks.
     private func start(
-        _ limits: Freezer.Limits, _ hooks: inout HookSession
+        _ limits: Freezer.Limits, _ scope: Scope, _ hooks: inout HookSession
     ) throws(ControlFailure) -> SnapshotLifecycle.Started {
         hooks.freeze()
         if hooks.hasFailed {
@@ -140,7 +164,7 @@ final class Controller: SnapshotController {
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
-            started = try lifecycle.start(limits)
+            started = try lifecycle.start(limits, of: scope.snapshotScope, singlePass: scope.isSinglePass)
         } catch {
             hooks.thaw()
             for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
@@ -338,6 +362,8 @@ final class Controller: SnapshotController {
         report.createdFiles = ended.changes.created
         report.snapshotBytesRead = summary.bytesRead
         report.sourceWatched = ended.wasWatchingSource
+        (report.users, report.groups) = (active?.scope.users, active?.scope.groups)
+        report.releasedBytes = summary.releasedBytes
         return report
     }
 
@@ -368,7 +394,16 @@ final class Controller: SnapshotController {
         }
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         status.requests = requestCounts()
+        let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
+        (status.users, status.groups) = (scope?.users, scope?.groups)
+        status.releasedBytes = summary?.releasedBytes
         return status
+    }
+
+    func ownSnapshot(of user: UInt32) -> UInt64? {
+        let shown = shownScope.withLock { $0 }
+        guard let shown, shown.user == user, lifecycle.summary?.serial == shown.serial else { return nil }
+        return shown.serial
     }
 
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport {

@@ -182,7 +182,8 @@ struct Daemon {
     private func openControl() throws(CommandFailure) -> ControlServer {
         do throws(ControlSocketError) {
             return try ControlServer(
-                mountpoint: configuration.mountpoint, in: try SocketDirectory.openForDaemon()
+                mountpoint: configuration.mountpoint, in: try SocketDirectory.openForDaemon(),
+                admitsUsers: configuration.options.admitsUsers
             ) { Log.standard.warning($0) }
         } catch {
             throw CommandFailure("\(attempt): \(error)")

@@ -11,7 +11,7 @@ struct Mount: ParsableCommand {
             or equal to SOURCE, it is mounted over the source itself.
 
             Mount options (-o): io=write-through|writeback|passthrough|auto, snapshot_dir=NAME, attr_timeout=SECONDS, entry_timeout=SECONDS, \
-            negative_timeout=SECONDS, max_threads=N, no_file_handles, count_requests, debug; allow_other, default_permissions, ro, rw, nosuid, suid, \
+            negative_timeout=SECONDS, max_threads=N, no_file_handles, count_requests, user_snapshots, debug; allow_other, default_permissions, ro, rw, nosuid, suid, \
             nodev, dev, noexec, exec, noatime, atime, dirsync, sync, fsname=NAME; and \
             mode=MODE, store=DIR and max_delta=SIZE, which \
             mean what the options of those names do. What mount(8) and fstab(5) mean for themselves is passed over.
@@ -59,6 +59,11 @@ struct Mount: ParsableCommand {
         let options = try parsedOptions()
         if store != nil && options.store != nil || maxDelta != nil && options.maxDelta != nil {
             throw ValidationError("the store or its bound is given twice: by its own option, and by -o")
+        }
+        if options.admitsUsers && (options.mode ?? mode) == .redirect {
+            throw ValidationError(
+                "user_snapshots is for mode preserve: in redirect a snapshot is of everybody's files; leave one out"
+            )
         }
         if source.isEmpty || mountpoint?.isEmpty == true || store?.isEmpty == true {
             throw ValidationError("a path is empty; name a directory")

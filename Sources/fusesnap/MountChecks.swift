@@ -204,6 +204,11 @@ struct MountChecks {
     }
 
     private func checkUserMayMount() throws(CommandFailure) {
+        if options.admitsUsers {
+            throw CommandFailure(
+                "\(attempt): user_snapshots is for root's mounts; an ordinary user's is controlled by that user and root"
+            )
+        }
         guard Self.findInPath("fusermount3") else {
             throw CommandFailure(
                 "\(attempt): fusermount3, by which ordinary users mount, is missing; install it "

@@ -24,6 +24,8 @@ struct MountOptions: Equatable, Sendable {
     var threadsMax: UInt32?
     /// Whether inodes may be found by file handles; else by parent and name.
     var usesFileHandles = true
+    /// Whether ordinary users may take snapshots of their own files.
+    var admitsUsers = false
     /// Whether libfuse logs every request to standard error.
     var logsRequests = false
     /// Whether the status tells how many requests of each kind came.
@@ -88,6 +90,8 @@ struct MountOptions: Equatable, Sendable {
             kernelOptions.append(option)
         } else if option == "no_file_handles" {
             usesFileHandles = false
+        } else if option == "user_snapshots" {
+            admitsUsers = true
         } else if option == "debug" {
             logsRequests = true
         } else if option == "count_requests" {

@@ -24,7 +24,8 @@ struct MountTarget {
         self.mountpoint = mountpoint
         owner = entry.user ?? 0
         let caller = geteuid()
-        if caller != 0 && caller != owner {
+        // Root's daemon may admit users (-o user_snapshots): it says so itself.
+        if caller != 0 && caller != owner && owner != 0 {
             throw CommandFailure(
                 "\(attempt): it was mounted by user \(owner), and user \(caller) may not control it; run as that user or"
                     + " as root")
@@ -84,7 +85,8 @@ struct MountTarget {
                 + "`fusesnap unmount \(path)` removes the mount, and it can be mounted again"
         case .denied(let socket):
             problem =
-                "no permission for the control socket \(socket); run as the mounting user or as root"
+                "no permission for the control socket \(socket); run as the mounting user or as root, or have it mounted"
+                + " with -o user_snapshots, with which users may take snapshots of their own files"
         case .unresponsive(let socket):
             problem =
                 "its daemon says nothing on \(socket); if it hangs, end it with `kill -9 PID`, "

@@ -22,6 +22,8 @@ struct Run: ParsableCommand {
 
     @OptionGroup var stall: StallOptions
 
+    @OptionGroup var scope: ScopeOptions
+
     @OptionGroup(title: "Hooks") var hooks: HookOptions
 
     @Option(
@@ -119,6 +121,12 @@ private struct Backup {
         }
         target = try MountTarget(arguments.mountpoint, "cannot start a snapshot of \(arguments.mountpoint)")
         var start = try SnapshotStart(target, arguments.stall, arguments.hooks, signals)
+        do {
+            start.options = try arguments.scope.resolve(start.options)
+        } catch {
+            // It was valid a moment ago.
+            throw CommandFailure("cannot start a snapshot of \(target.path): \(error)")
+        }
         start.options.leaseConnection = true
         self.start = start
     }

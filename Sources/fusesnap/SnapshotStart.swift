@@ -61,6 +61,8 @@ struct SnapshotStart {
         do throws(ControlClientError) {
             status = try client.status()
         } catch {
+            // To an ordinary user the daemon of root's mount tells nothing but their own.
+            if case .failure(let failure) = error, failure.code == .notActive { return }
             throw target.failure(attempt, error)
         }
         if status.state == .idle { return }

@@ -70,6 +70,9 @@ struct StatusSummary {
         var rows: [(String, String)] = []
         if let directory = status.snapshotDirectory { rows.append(("Snapshot", directory)) }
         rows += startedRows
+        if let whose = ScopeOptions.text(users: status.users, groups: status.groups) {
+            rows.append(("Only", whose))
+        }
         if let lease = status.lease { rows.append(("Lease", lease.text(now: now))) }
         rows.append(("Delta", deltaText + rate(rates?.deltaBytes, isBytes: true)))
         rows.append(("Changed areas", "\(status.changedAreas)" + rate(rates?.changedAreas, isBytes: false)))
@@ -78,6 +81,10 @@ struct StatusSummary {
                 "Snapshot read",
                 ByteSize(bytes: status.snapshotBytesRead).text + rate(rates?.snapshotBytesRead, isBytes: true)
             ))
+        if let released = status.releasedBytes {
+            rows.append(
+                ("Released", "\(ByteSize(bytes: released).text) read, and not kept any more (single pass)"))
+        }
         if status.sourceWatched == false {
             rows.append(("Not watched", "changes of the source past the mount are not seen"))
         }

@@ -50,6 +50,35 @@ import Testing
         }
     }
 
+    private static let scopes: [[UInt32]] = [[0, 1], [2], [1, 3]]
+
+    @Test(
+        "a snapshot of some users' files shows these and what leads to them, whatever becomes of files and owners",
+        .enabled(if: Machine.isRoot, "needs root"), arguments: scopes, seeds(3))
+    func scope(_ users: [UInt32], _ seed: UInt64) throws {
+        try MountedSource.with(mode: .preserve) { mount in
+            var generator = Generator(seed: seed)
+            func apply(_ number: Int) {
+                for _ in 0..<number { _ = generator.next().result(under: mount.mountpoint) }
+            }
+            apply(400)
+            for round in 1...3 {
+                let all = try TreeCapture(mount.mountpoint)
+                let atCut = all.limited { user, _ in users.contains(user) }
+                let options = users.flatMap { ["--user", "\($0)"] }
+                try succeed([Machine.binary, "ctl", "start"] + options + [mount.mountpoint.string])
+                for part in 1...4 {
+                    apply(Self.operations / 4)
+                    // Allocated space counts as data once it is read (Docs/Semantics.md).
+                    expect(
+                        try TreeCapture(mount.snapshot), equals: atCut, ignoring: [.ranges],
+                        ".snapshot, seed \(seed), users \(users), round \(round), part \(part)")
+                }
+                try mount.stop()
+            }
+        }
+    }
+
     /// An operation on paths below a root.
     private enum Operation: CustomStringConvertible {
         case make(Kind, Path, UInt64)

@@ -15,7 +15,9 @@ struct SnapshotUnderTest {
 
     /// Calls `body` with a snapshot of a new directory that `prepare` has filled.
     static func with(
-        bytesMax: UInt64? = nil, usesHandles: Bool = true, prepare: (Path) throws -> Void,
+        bytesMax: UInt64? = nil, usesHandles: Bool = true, scope: SnapshotScope? = nil,
+        isSinglePass: Bool = false,
+        prepare: (Path) throws -> Void,
         _ body: (SnapshotUnderTest) throws -> Void
     ) throws {
         try TemporaryDirectory.with { top in
@@ -28,7 +30,8 @@ struct SnapshotUnderTest {
             let source = try SourceTree(root: root, hidden: store.hidden, mayUseHandles: usesHandles)
             let delta = try DeltaStore(in: store, bytesMax: bytesMax)
             let preserve = Preserve(
-                source: source, store: delta, credentials: try Credentials()
+                source: source, store: delta, credentials: try Credentials(), scope: scope,
+                isSinglePass: isSinglePass
             ) { _ in }
             try body(
                 SnapshotUnderTest(top: top, source: source, store: store, preserve: preserve))

@@ -26,7 +26,11 @@ import Testing
             let probe = UInt64(random.number(0...4999))
             #expect(set.contains(probe) == model.contains(probe), "seed \(seed)")
             expectRuns(set, model, limit, seed)
+            let part = probe..<min(probe + 700, limit)
+            #expect(Set(set.runs(in: part).joined()) == model.intersection(part), "seed \(seed)")
         }
+        set.remove(0..<limit)
+        #expect(set.isEmpty && set.run(from: 0, limit: limit) == (false, limit))
     }
 
     /// Walks the runs, which must cover everything, alternate, and agree with the model.
@@ -103,5 +107,8 @@ import Testing
         set.insert(0..<end)
         #expect(set.count == end)
         #expect(set.run(from: 0, limit: end) == (true, end))
+        set.remove(1_000..<end - 1_000)
+        #expect(set.count == 2_000 && set.run(from: 1_000, limit: end) == (false, end - 1_000))
+        #expect(set.run(from: end - 1_000, limit: end) == (true, end))
     }
 }

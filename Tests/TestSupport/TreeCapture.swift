@@ -101,6 +101,25 @@ package struct TreeCapture: Sendable {
         return lines
     }
 
+    /// What a snapshot of these owners' files shows: the files, directories of theirs, and those that lead there.
+    package func limited(to isOwner: (_ user: UInt32, _ group: UInt32) -> Bool) -> TreeCapture {
+        var result = self
+        var shown: Set<Path> = ["."]
+        for (path, facts) in files {
+            let numbers = (facts[.owner] ?? "").split(separator: ":").compactMap { UInt32($0) }
+            guard numbers.count == 2, isOwner(numbers[0], numbers[1]) else { continue }
+            shown.insert(path)
+            var parts = path.string.split(separator: "/").dropLast()
+            while !parts.isEmpty {
+                shown.insert(Path(parts.joined(separator: "/")))
+                parts = parts.dropLast()
+            }
+        }
+        result.files = files.filter { shown.contains($0.key) }
+        result.inodes = inodes.filter { shown.contains($0.key) }
+        return result
+    }
+
     /// Paths that are the same file in both captures, with the times that changed from this one to the later.
     package func changedTimes(_ later: TreeCapture) -> [Path: Set<Fact>] {
         var result: [Path: Set<Fact>] = [:]

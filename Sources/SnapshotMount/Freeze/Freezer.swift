@@ -1,6 +1,7 @@
 internal import FuseSession
 internal import Glibc
 internal import LinuxSystem
+internal import SnapshotCore
 internal import SnapshotRecord
 package import SystemPackage
 
@@ -23,6 +24,8 @@ package import SystemPackage
 /// 7. The fsyncs are answered, the openings let go, the helper ends.
 ///
 /// From 2 to 7 applications may stall; that lasts `stallMax` at the most: then all is let go, and tried again.
+/// Where a snapshot is of some users' files (`SnapshotScope`), those of others are not frozen: the snapshot shows nothing of
+/// them. A change of any owner between the look at the owners and the cut makes it be tried again, with all.
 ///
 /// No deadlock: what waits in 2 holds at most the lock of a directory, and the helper's fsyncs need none of a
 /// directory, nor do its opens, since it finds files in a directory of its own. An operation that waits for a frozen
@@ -85,9 +88,12 @@ package final class Freezer: Sendable {
         self.launcher = launcher
     }
 
-    /// Runs `cut` while everything is frozen and the gate is closed. One caller at a time, no worker.
-    func freeze<Result>(_ limits: Limits, _ cut: () -> Result) throws(Obstacle) -> (Result, Report) {
-        let round = Round(intake)
+    /// Runs `cut` while everything is frozen and the gate is closed. One caller at a time, no worker. `scope`: files of
+    /// others need not be frozen.
+    func freeze<Result>(
+        _ limits: Limits, of scope: SnapshotScope? = nil, _ cut: () -> Result
+    ) throws(Obstacle) -> (Result, Report) {
+        let round = Round(intake, scope)
         let thread = ThreadInterruption.ownThread
         let niceness = ThreadInterruption.hurry(thread)
         defer {
@@ -104,7 +110,12 @@ package final class Freezer: Sendable {
                 defer { letGo(round) }
                 let files = try hold(round, until: deadline)
                 let closing = ContinuousClock.now
-                guard let result = gate.withClosed(until: deadline, cut) else { throw .operation }
+                let taken = gate.withClosed(until: deadline) { () -> Result? in
+                    // What was left out may be somebody else's by now: then all is frozen the next time.
+                    if round.ownersHaveChanged(live.writers) { return nil }
+                    return cut()
+                }
+                guard let result = taken ?? nil else { throw .operation }
                 let gateTime = ContinuousClock.now - closing
                 preserveUnseen(files)
                 letGo(round)
@@ -143,9 +154,35 @@ package final class Freezer: Sendable {
         var isHeld = false
         /// Whether the helper is started although nothing is open for writing yet.
         var needsHelper = false
+        /// Whose files are frozen; nil: everybody's.
+        private var scope: SnapshotScope?
+        /// What is open for writing and is not frozen, and how often owners had changed before that was looked at.
+        private var others: Set<UInt64> = []
+        private var ownerChanges: UInt64 = 0
 
-        init(_ intake: Intake) {
+        init(_ intake: Intake, _ scope: SnapshotScope?) {
             self.intake = intake
+            self.scope = scope
+        }
+
+        /// The nodes open for writing that are to be frozen.
+        func nodes(_ live: LiveView) -> Set<UInt64> {
+            let nodes = live.writers.nodes
+            guard let scope else { return nodes }
+            let now = live.writers.ownerChanges
+            if now != ownerChanges { others = [] }
+            ownerChanges = now
+            let new = nodes.subtracting(others)
+            let concerned = new.filter { live.isWriter($0, in: scope) }
+            others.formUnion(new.subtracting(concerned))
+            return concerned
+        }
+
+        /// Whether what was not frozen has to be: then nothing is left out any more.
+        func ownersHaveChanged(_ writers: Writers) -> Bool {
+            guard scope != nil, ownerChanges != writers.ownerChanges else { return false }
+            scope = nil
+            return true
         }
     }
 
@@ -157,7 +194,7 @@ package final class Freezer: Sendable {
 
     /// Steps 1: stalls nobody.
     private func prepare(_ round: Round) throws(Obstacle) {
-        let nodes = live.writers.nodes
+        let nodes = round.nodes(live)
         if nodes.isEmpty && !round.needsHelper { return }
         if round.helper == nil { try startHelper(round) }
         try open(nodes.subtracting(round.opened), round, until: .now + Self.patience)
@@ -216,7 +253,7 @@ package final class Freezer: Sendable {
         guard intake.park(exceptOf: round.helper?.process ?? 0, until: deadline) else {
             throw .operation
         }
-        let nodes = live.writers.nodes
+        let nodes = round.nodes(live)
         let late = nodes.subtracting(round.opened)
         if !late.isEmpty {
             guard round.helper != nil else {

@@ -19,6 +19,16 @@ final class Writers: Sendable {
     /// Nodes with at least one handle for writing.
     var nodes: Set<UInt64> { entries.withLock { Set($0.keys) } }
 
+    private let ownerChangesCount = Atomic<UInt64>(0)
+
+    /// How many changes of owners or groups there have been: whose files are open may be other than it was.
+    var ownerChanges: UInt64 { ownerChangesCount.load(ordering: .sequentiallyConsistent) }
+
+    /// Before a change of an owner or group, inside the gate.
+    func ownerWillChange() {
+        ownerChangesCount.add(1, ordering: .sequentiallyConsistent)
+    }
+
     /// Counts a handle for writing; `modified` is the file's time, which the kernel has been told.
     func add(_ node: UInt64, _ modified: Timestamp) -> WrittenTimes {
         entries.withLock { entries in

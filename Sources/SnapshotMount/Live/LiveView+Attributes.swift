@@ -48,7 +48,12 @@ extension LiveView {
             }
         }
         try change(target, data: cutOff) { (snapshot) throws(Errno) -> Void in
-            snapshot?.willChangeAttributes(of: target)
+            if wanted.user != nil || wanted.group != nil {
+                writers.ownerWillChange()
+                snapshot?.willChangeOwner(of: target)
+            } else {
+                snapshot?.willChangeAttributes(of: target)
+            }
             try changeOwn()
         } redirected: { (redirect) throws(Errno) -> Void in
             if isWritten(asItIs: target.reference, redirect) { return try changeOwn() }

@@ -206,6 +206,15 @@ extension LiveView {
         return writers.lingeringNodes
     }
 
+    /// Whether a node that is open for writing may be of a file of the scope's.
+    func isWriter(_ node: UInt64, in scope: SnapshotScope) -> Bool {
+        do throws(Errno) {
+            return scope.owns(try FileStatus(of: try descriptor(of: node)))
+        } catch {
+            return true
+        }
+    }
+
     /// Answers the freeze helper's open. No descriptor of the source is kept for it.
     func openToFreeze(_ node: UInt64) throws(Errno) -> OpenReply {
         var reply = OpenReply(handle: Intake.freezeHandle, keepsCache: true)
@@ -285,7 +294,7 @@ extension LiveView {
                     at: directory, name, quiet(sourceFlags) | O_CREAT | O_EXCL, mode: mode)
             }
             func makeOwn(_ snapshot: Preserve?) throws(Errno) -> (EntryReply, OpenReply) {
-                if let snapshot { try willMake(name, in: directory, snapshot) }
+                if let snapshot { try willMake(name, in: directory, snapshot, maker: context) }
                 let made = try make(directory.descriptor, name)
                 let status = try FileStatus(of: made)
                 snapshot?.didMake(status)

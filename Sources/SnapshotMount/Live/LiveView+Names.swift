@@ -54,15 +54,16 @@ extension LiveView {
         }
     }
 
-    /// Makes a name with `body`, which gets the directory's descriptor and the name, as the user who asks.
+    /// Makes a name with `body`, which gets the directory's descriptor and the name, as the user who asks. `maker`: who,
+    /// where it is not a directory.
     private func make(
-        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, maker: RequestContext?,
         _ body: (Descriptor, UnsafePointer<CChar>) throws(Errno) -> Void
     ) throws(Errno) -> EntryReply {
         try checkName(parent, name)
         let directory = try target(of: parent)
         func makeOwn(_ snapshot: Preserve?) throws(Errno) -> EntryReply {
-            if let snapshot { try willMake(name, in: directory, snapshot) }
+            if let snapshot { try willMake(name, in: directory, snapshot, maker: maker) }
             try assume(context)
             try body(directory.descriptor, name)
             if let snapshot {
@@ -84,13 +85,18 @@ extension LiveView {
     }
 
     /// Before a name is made. The kernel found none; where one was made beside the mount since, it is that which the
-    /// snapshot has, and making it will fail.
+    /// snapshot has, and making it will fail. `maker` makes a new file for it; nil: it is for a directory, or for a file
+    /// that there is already.
     func willMake(
-        _ name: UnsafePointer<CChar>, in directory: ChangeTarget, _ snapshot: Preserve
+        _ name: UnsafePointer<CChar>, in directory: ChangeTarget, _ snapshot: Preserve,
+        maker: RequestContext? = nil
     ) throws(Errno) {
+        if let maker, !snapshot.concernsMaker(user: maker.user, group: maker.group, in: directory) {
+            return snapshot.willChangeAttributes(of: directory)
+        }
         var now = RecordedEntry.absent
         do throws(Errno) {
-            now = .present(try target(in: directory, name).0.reference)
+            now = snapshot.shown(try target(in: directory, name).0)
         } catch .noSuchFileOrDirectory {
             // As the kernel says.
         }
@@ -101,7 +107,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32,
         device: UInt64
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory, name) throws(Errno) in
+        try make(context, parent, name, maker: context) { (directory, name) throws(Errno) in
             try LinuxSystem.makeNode(at: directory, name, mode: mode, device: device)
         }
     }
@@ -109,7 +115,7 @@ extension LiveView {
     func makeDirectory(
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory, name) throws(Errno) in
+        try make(context, parent, name, maker: nil) { (directory, name) throws(Errno) in
             try LinuxSystem.makeDirectory(at: directory, name, mode: mode)
         }
     }
@@ -118,7 +124,7 @@ extension LiveView {
         _ context: RequestContext, _ parent: UInt64, _ name: UnsafePointer<CChar>,
         target: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
-        try make(context, parent, name) { (directory, name) throws(Errno) in
+        try make(context, parent, name, maker: context) { (directory, name) throws(Errno) in
             try LinuxSystem.makeSymbolicLink(to: target, at: directory, name)
         }
     }
@@ -132,7 +138,11 @@ extension LiveView {
         let directory = try target(of: newParent)
         func linkOwn(_ snapshot: Preserve?) throws(Errno) -> EntryReply {
             snapshot?.willChangeAttributes(of: inode)
-            if let snapshot { try willMake(newName, in: directory, snapshot) }
+            if let snapshot, snapshot.concerns(inode) {
+                try willMake(newName, in: directory, snapshot)
+            } else {
+                snapshot?.willChangeAttributes(of: directory)
+            }
             try LinuxSystem.link(
                 inode.descriptor, at: directory.descriptor, newName)
             return try entry(newParent, directory.descriptor, newName)

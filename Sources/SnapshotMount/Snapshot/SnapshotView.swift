@@ -156,10 +156,11 @@ final class SnapshotView: Sendable {
         let status = try tree.status(of: reference) { () throws(Errno) in try find(tree, node) }
         let primary = try open(tree, node, reference, O_RDONLY | O_NONBLOCK)
         openNodes.withLock { $0[node, default: 0] += 1 }
-        let file = OpenSnapshotFile(tree, reference, primary, size: status.size)
+        let file = OpenSnapshotFile(tree, reference, primary, size: status.size, links: status.links)
         let handle = Handle.make(file)
         openFiles.withLock { $0[handle] = file }
-        return OpenReply(handle: handle, keepsCache: true)
+        // In a single pass each read is a request, so that it is known; and the kernel reads nothing ahead.
+        return OpenReply(handle: handle, keepsCache: !tree.isSinglePass, isDirect: tree.isSinglePass)
     }
 
     /// Holds nothing of the source open any more.
@@ -168,12 +169,14 @@ final class SnapshotView: Sendable {
         nodes.releaseDescriptors()
     }
 
-    func read(_ handle: UInt64, size: Int, offset: Int64) throws(Errno) -> ReadReply {
+    /// `isOwn`: an application's read(2) itself, not the kernel's for its cache (a mapping, splice).
+    func read(_ handle: UInt64, size: Int, offset: Int64, isOwn: Bool) throws(Errno) -> ReadReply {
         let file = Handle.object(handle, as: OpenSnapshotFile.self)
         let buffer = WorkerThread.buffer(size)
         let count = try file.tree.read(
             file.reference.key, primary: file.primary, size: file.size, into: buffer, at: offset)
         lifecycle.countBytesRead(count)
+        if isOwn { file.didRead(offset..<offset + Int64(count)) }
         return .bytes(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
     }
 
@@ -270,14 +273,23 @@ final class OpenSnapshotFile: Sendable {
     var primary: Descriptor? { descriptor.withLock { $0 } }
     /// The size at the cut.
     let size: Int64
+    /// nil where it does not matter what is read.
+    private let progress: Mutex<ReadProgress?>
 
+    /// `links`: a file with several names may be read once by each.
     init(
-        _ tree: SnapshotTree, _ reference: InodeReference, _ primary: Descriptor?, size: Int64
+        _ tree: SnapshotTree, _ reference: InodeReference, _ primary: Descriptor?, size: Int64, links: UInt32
     ) {
+        progress = Mutex(tree.isSinglePass && links == 1 ? ReadProgress() : nil)
         self.tree = tree
         self.reference = reference
         descriptor = Mutex(primary)
         self.size = size
+    }
+
+    func didRead(_ range: Range<Int64>) {
+        guard let blocks = progress.withLock({ $0?.didRead(range, size: size) }) else { return }
+        tree.didRead(blocks, of: reference.key)
     }
 
     func releaseDescriptor() {

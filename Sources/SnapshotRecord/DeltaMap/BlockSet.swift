@@ -218,6 +218,18 @@ package struct BlockSet: Sendable {
         return joined
     }
 
+    /// The runs of the set within `range`: costs what they are, not what the set is.
+    package func runs(in range: Range<UInt64>) -> [Range<UInt64>] {
+        var runs: [Range<UInt64>] = []
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let (isPresent, end) = run(from: at, limit: range.upperBound)
+            if isPresent { runs.append(at..<end) }
+            at = end
+        }
+        return runs
+    }
+
     private mutating func leaveGroup(_ group: UInt64) {
         guard let count = partialByGroup[group] else {
             preconditionFailure("a partial chunk is counted in its group")

@@ -93,17 +93,23 @@ package final class DeltaMap: Sendable {
 
         package init() {}
 
-        fileprivate mutating func add(_ contents: InodeRecord.Contents) {
+        fileprivate mutating func add(_ contents: InodeRecord.Contents, _ isCounted: (RecordedAttributes) -> Bool)
+        {
             // Without attributes nothing has been changed yet.
-            guard let status = contents.attributes?.status, !status.isDirectory else { return }
+            guard let attributes = contents.attributes, !attributes.status.isDirectory, isCounted(attributes)
+            else { return }
+            let status = attributes.status
             files += 1
             let size = UInt64(clamping: status.isRegular ? status.size : 0)
             bytes += contents.place == .source ? min(size, contents.changedBytes) : size
         }
     }
 
-    /// Costs as much as has changed.
-    package var changes: Changes {
+    /// How much has changed. Costs as much.
+    package var changes: Changes { changes { _ in true } }
+
+    /// How much has changed of the inodes that `isCounted` says to count. Costs as much as has changed.
+    package func changes(where isCounted: (RecordedAttributes) -> Bool) -> Changes {
         var sum = Changes()
         for shard in shards {
             // The records' locks are not taken under the shard's.
@@ -111,7 +117,7 @@ package final class DeltaMap: Sendable {
                 sum.created += UInt64(shard.born.count)
                 return Array(shard.records.values)
             }
-            for record in records { record.contents.withLock { sum.add($0) } }
+            for record in records { record.contents.withLock { sum.add($0, isCounted) } }
         }
         return sum
     }

@@ -22,6 +22,10 @@ extension RecordedAttributes: Equatable {
 package enum RecordedEntry: Sendable, Equatable {
     case absent
     case present(InodeReference)
+
+    package var isPresent: Bool {
+        if case .present = self { true } else { false }
+    }
 }
 
 /// Where an inode is.
@@ -59,6 +63,9 @@ package final class InodeRecord: Sendable {
         package var attributes: RecordedAttributes?
         /// The blocks in the delta file: in preserve data as they were, holes as holes.
         package var blocks = BlockSet()
+        /// Single pass: blocks that the backup had read and that have changed, or whose originals were given back. Their reads
+        /// fail. None of them is in `blocks`.
+        package private(set) var gone = BlockSet()
         /// Redirect: blocks that are holes, whatever delta file or primary have there. Preserve: of the `blocks` those
         /// that a journal tells to have been holes, so that no delta file is missed for them.
         package var holes = BlockSet()
@@ -78,9 +85,68 @@ package final class InodeRecord: Sendable {
         /// Changed beside the mount: what of it is not recorded by then is lost.
         package var isLost = false
 
+        /// Notes that the originals of blocks are in the delta file, but for those that are gone. How many were not there.
+        package mutating func insert(_ range: Range<UInt64>) -> UInt64 {
+            let before = blocks.count
+            if gone.isEmpty {
+                blocks.insert(range)
+                return blocks.count - before
+            }
+            var at = range.lowerBound
+            while at < range.upperBound {
+                let (isGone, end) = gone.run(from: at, limit: range.upperBound)
+                if !isGone { blocks.insert(at..<end) }
+                at = end
+            }
+            return blocks.count - before
+        }
+
+        /// Before blocks change that the backup has read, and that have no originals.
+        package mutating func insertGone(_ range: Range<UInt64>) {
+            gone.insert(range)
+        }
+
+        /// After the backup has read blocks: those with originals are gone. Which these are.
+        package mutating func release(_ range: Range<UInt64>) -> [Range<UInt64>] {
+            let stored = blocks.runs(in: range)
+            for run in stored {
+                blocks.remove(run)
+                gone.insert(run)
+            }
+            return stored
+        }
+
+        /// The run that begins with `block` of blocks that have originals or are gone, or of those that have not changed.
+        package func changedRun(from block: UInt64, limit: UInt64) -> (hasChanged: Bool, end: UInt64) {
+            let (isStored, end) = blocks.run(from: block, limit: limit)
+            if gone.isEmpty || isStored { return (isStored, end) }
+            let (isGone, goneEnd) = gone.run(from: block, limit: end)
+            return (isGone, goneEnd)
+        }
+
+        /// Whether each of these blocks has an original or is gone.
+        package func haveChanged(_ range: Range<UInt64>) -> Bool {
+            var at = range.lowerBound
+            while at < range.upperBound {
+                let (hasChanged, end) = changedRun(from: at, limit: range.upperBound)
+                if !hasChanged { return false }
+                at = end
+            }
+            return true
+        }
+
+        /// All blocks that may have changed.
+        package var changedBlocks: BlockSet {
+            if gone.isEmpty { return blocks }
+            var all = blocks
+            for run in gone.runs { all.insert(run) }
+            return all
+        }
+
         /// Of the data, what has changed: whole blocks.
         var changedBytes: UInt64 {
-            blocks.count.multipliedReportingOverflow(by: UInt64(RecordLimits.blockBytes)).partialValue
+            (blocks.count + gone.count).multipliedReportingOverflow(by: UInt64(RecordLimits.blockBytes))
+                .partialValue
         }
 
         /// Whether all is recorded that the snapshot needs of a file.

@@ -43,6 +43,18 @@ package final class DeltaFiles: Sendable {
         bytes.subtract(number, ordering: .relaxed)
     }
 
+    /// Counts out `number` bytes, as the file system tells them, as far as there are so many: it may tell more than
+    /// were counted in.
+    func release(atMost number: UInt64) {
+        var now = storedBytes
+        while true {
+            let (isExchanged, original) = bytes.compareExchange(
+                expected: now, desired: now - min(now, number), ordering: .relaxed)
+            if isExchanged { return }
+            now = original
+        }
+    }
+
     /// Counts all out. Returns what was counted in.
     func releaseAll() -> UInt64 { bytes.exchange(0, ordering: .relaxed) }
 

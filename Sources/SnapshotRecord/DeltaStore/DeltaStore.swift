@@ -14,14 +14,22 @@ package final class DeltaStore: Sendable {
     private let graveyard: Descriptor
     /// nil where the snapshot cannot be taken up after a kill.
     private let journal: Journal?
+    /// Why the next daemon will find none, where that is not this daemon's nature.
+    private let whyUnjournaled: String?
     /// Of the bytes stored those that lie in the graveyard, and still count in their owners' quotas.
     private let buried = Atomic<UInt64>(0)
     /// What was stored when its space was given back.
     private let peak = Atomic<UInt64>(0)
+    /// Files with originals that are clones, which were not counted.
+    private let cloned = Mutex<Set<InodeKey>>([])
 
-    /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored. `head` nil keeps no journal.
-    package init(in store: Store, bytesMax: UInt64?, head: JournalHead? = nil) throws(Errno) {
+    /// Makes the directories of a new snapshot. `bytesMax` bounds what may be stored. `head` nil keeps no journal;
+    /// `whyUnjournaled`: what the daemon that finds the snapshot after a kill is to say then.
+    package init(
+        in store: Store, bytesMax: UInt64?, head: JournalHead? = nil, whyUnjournaled: String? = nil
+    ) throws(Errno) {
         self.store = store
+        self.whyUnjournaled = whyUnjournaled
         files = DeltaFiles(
             in: try Self.makeEmpty(Store.snapshotName, in: store.directory), bytesMax: bytesMax)
         graveyard = try Self.makeEmpty(Store.graveyardName, in: store.companion)
@@ -36,6 +44,7 @@ package final class DeltaStore: Sendable {
     ) throws(Errno) {
         guard let directory = kept.directory else { throw .noSuchFileOrDirectory }
         self.store = store
+        whyUnjournaled = nil
         files = DeltaFiles(in: directory, bytesMax: bytesMax)
         if let there = kept.graveyard {
             graveyard = there
@@ -73,7 +82,10 @@ package final class DeltaStore: Sendable {
     /// Says in the journal when the cut was, and that the start came to its end: what has no such mark was promised to
     /// nobody, and is not taken up.
     package func begin(cut: Timestamp) throws(Errno) {
-        guard let journal else { return }
+        guard let journal else {
+            if let whyUnjournaled { try KeptFiles.noteUnjournaled(whyUnjournaled, in: files.directory) }
+            return
+        }
         var head = journal.head
         head.cut = cut
         try journal.restate(head)
@@ -83,7 +95,10 @@ package final class DeltaStore: Sendable {
     /// Says in the journal that the snapshot is over, before the first change goes by that is not recorded: so that it is
     /// not taken up. Where nothing more can be written, the journal goes.
     package func forsake() throws(Errno) {
-        guard let journal else { return }
+        guard let journal else {
+            if whyUnjournaled != nil { try KeptFiles.removeUnjournaled(in: files.directory) }
+            return
+        }
         do throws(Errno) {
             try journal.append(.discarded)
         } catch {
@@ -114,6 +129,7 @@ package final class DeltaStore: Sendable {
             let start = max(data, at)
             let hole = try seek(source, SEEK_HOLE, from: start) ?? range.upperBound
             let end = min(hole, range.upperBound)
+            if clones { cloned.withLock { _ = $0.insert(key) } }
             try storeData(to: target, from: source, start..<end, clones: clones)
             at = end
         }
@@ -156,6 +172,27 @@ package final class DeltaStore: Sendable {
         }
     }
 
+    /// Gives the space of originals back that nobody reads any more: of whole blocks.
+    package func giveBack(of key: InodeKey, _ range: Range<Int64>) throws(Errno) {
+        guard let target = try files.existingFile(of: key) else { return }  // They were holes.
+        var stored: Int64 = 0
+        var at = range.lowerBound
+        while at < range.upperBound, let data = try seek(target, SEEK_DATA, from: at), data < range.upperBound {
+            at = min(try seek(target, SEEK_HOLE, from: data) ?? range.upperBound, range.upperBound)
+            stored += at - max(data, range.lowerBound)
+        }
+        try allocate(
+            target, mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset: range.lowerBound,
+            length: Int64(range.count))
+        if !cloned.withLock({ $0.contains(key) }) { uncount(UInt64(stored)) }
+    }
+
+    /// Counts bytes out.
+    private func uncount(_ number: UInt64) {
+        peak.max(files.storedBytes, ordering: .relaxed)
+        files.release(atMost: number)
+    }
+
     // MARK: The graveyard
 
     /// Moves a name into the graveyard: the inode has lost its last name, and lives on there.
@@ -176,6 +213,17 @@ package final class DeltaStore: Sendable {
             try link(at: directory, name, to: graveyard, grave)
         }
         countBuried(bytes)
+    }
+
+    /// Takes an inode out of the graveyard: it is free once nobody holds it open.
+    package func removeGrave(_ key: InodeKey) throws(Errno) {
+        let size = try key.fileName.withCString { (grave) throws(Errno) in
+            let size = try FileStatus(at: graveyard, grave).blocks * 512
+            try unlink(at: graveyard, grave)
+            return UInt64(size)
+        }
+        uncount(size)
+        buried.subtract(min(size, buried.load(ordering: .relaxed)), ordering: .relaxed)
     }
 
     private func countBuried(_ number: UInt64) {

@@ -18,11 +18,14 @@ package struct KeptFiles: Sendable {
     package private(set) var buriedBytes: UInt64 = 0
     /// Why a part of the snapshot cannot be read, where that has been noted.
     package private(set) var inexactReason: String?
+    /// Why an active snapshot has no journal, where that has been noted: it cannot be taken up.
+    package private(set) var unjournaledReason: String?
     /// Names in the directory, and in the graveyard, that say nothing.
     package private(set) var strays: [String] = []
     package private(set) var strayGraves: [String] = []
 
     private static let inexactName = FileName("inexact")
+    private static let unjournaledName = FileName("unjournaled")
     private static let reasonBytesMax = 4096
 
     /// A delta file or a removed file that is not as the journal has it.
@@ -48,7 +51,9 @@ package struct KeptFiles: Sendable {
                 deltaFiles[key] = status.size
                 deltaBytes += UInt64(clamping: status.blocks) * 512
             } else if name == Self.inexactName {
-                inexactReason = try Self.reason(in: directory)
+                inexactReason = try Self.reason(name, in: directory)
+            } else if name == Self.unjournaledName {
+                unjournaledReason = try Self.reason(name, in: directory)
             } else if name != Journal.fileName {
                 strays.append("\(name)")
             }
@@ -76,8 +81,8 @@ package struct KeptFiles: Sendable {
         return found
     }
 
-    private static func reason(in directory: Descriptor) throws(Errno) -> String {
-        let file = try inexactName.withCString { (name) throws(Errno) in
+    private static func reason(_ name: FileName, in directory: Descriptor) throws(Errno) -> String {
+        let file = try name.withCString { (name) throws(Errno) in
             try Descriptor.open(at: directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
         }
         let room = UnsafeMutableRawBufferPointer.allocate(byteCount: reasonBytesMax, alignment: 1)
@@ -87,9 +92,27 @@ package struct KeptFiles: Sendable {
 
     /// Keeps the first reason why a part of the snapshot cannot be read.
     static func noteInexact(_ why: String, in directory: Descriptor) throws(Errno) {
+        try note(why, inexactName, in: directory)
+    }
+
+    /// Keeps why a snapshot that is active from now on has no journal.
+    static func noteUnjournaled(_ why: String, in directory: Descriptor) throws(Errno) {
+        try note(why, unjournaledName, in: directory)
+    }
+
+    /// The snapshot is over: nobody is to be told of it.
+    static func removeUnjournaled(in directory: Descriptor) throws(Errno) {
+        do throws(Errno) {
+            try unjournaledName.withCString { (name) throws(Errno) in try unlink(at: directory, name) }
+        } catch .noSuchFileOrDirectory {
+            // It was over before.
+        }
+    }
+
+    private static func note(_ why: String, _ name: FileName, in directory: Descriptor) throws(Errno) {
         let file: Descriptor
         do throws(Errno) {
-            file = try inexactName.withCString { (name) throws(Errno) in
+            file = try name.withCString { (name) throws(Errno) in
                 try Descriptor.open(at: directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
             }
         } catch .fileExists {

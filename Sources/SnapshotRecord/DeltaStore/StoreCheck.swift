@@ -232,6 +232,11 @@ package struct StoreCheck {
         let kept = try KeptFiles(directory: snapshot, graveyard: graveyard)
         noteStrays(kept.strays, path)
         noteStrays(kept.strayGraves, "\(companionPath)/\(Store.graveyardName)")
+        if let why = kept.unjournaledReason {
+            return add(
+                .note, "\(path): a snapshot in preserve that cannot be taken up: \(why)",
+                "the next mount discards it")
+        }
         guard let scan = scan(snapshot, path, key, Self.preserveAdvice) else { return }
         if scan.isDiscarded || scan.lastMarkSequence == nil {
             return add(
