@@ -9,7 +9,7 @@ import SystemPackage
 
 /// Carries out what comes over the control socket.
 final class Controller: SnapshotController {
-    private let configuration: DaemonConfiguration
+    let configuration: DaemonConfiguration
     let lifecycle: SnapshotLifecycle
     private let storePath: String
     /// How many requests of each kind came; nil where they are not counted.
