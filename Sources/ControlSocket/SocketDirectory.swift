@@ -60,8 +60,9 @@ package struct SocketDirectory: ~Copyable, Sendable {
         bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01b3 }
     }
 
-    /// Opens the directory that a daemon of the calling user keeps its sockets in, and makes it
-    /// where it is missing.
+    /// Opens the directory that a daemon of the calling user keeps its sockets in, and makes it where it is missing.
+    /// Root's may be searched by everybody, whatever the umask of the daemon that made it: each socket's own mode says who
+    /// may connect (`-o user_snapshots`).
     package static func openForDaemon() throws(ControlSocketError) -> SocketDirectory {
         let user = geteuid()
         let paths = candidates(user: user)
@@ -74,7 +75,12 @@ package struct SocketDirectory: ~Copyable, Sendable {
                 throw ControlSocketError(
                     "cannot make the directory for control sockets \(path): \(error)")
             }
-            return try open(path, owner: user)
+            let directory = try open(path, owner: user)
+            if user == 0 && fchmod(directory.descriptor.rawValue, 0o755) != 0 {
+                let error = Errno(rawValue: errno)
+                throw ControlSocketError("cannot set the mode of \(path): \(error)")
+            }
+            return directory
         }
         preconditionFailure("there is always a last choice, which returns or throws")
     }

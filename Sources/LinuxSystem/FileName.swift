@@ -38,6 +38,17 @@ package struct FileName: Hashable, Sendable {
         }
     }
 
+    // By all bytes at once: an array is hashed and compared one element after the other, which was most of the replay of a
+    // journal.
+    package static func == (left: FileName, right: FileName) -> Bool {
+        left.terminated.count == right.terminated.count
+            && left.withCString { left in right.withCString { right in strcmp(left, right) == 0 } }
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        terminated.withUnsafeBytes { hasher.combine(bytes: $0) }
+    }
+
     /// Whether the name begins with these characters.
     package func hasPrefix(_ prefix: StaticString) -> Bool {
         guard length >= prefix.utf8CodeUnitCount else { return false }

@@ -10,7 +10,7 @@ extension Controller {
         if configuration.mode == .redirect, options.users != nil || options.groups != nil || isSinglePass {
             throw ControlFailure(
                 .badRequest,
-                "--user, --group and --single-pass are for mounts in preserve mode; this one redirects, and keeps"
+                "--user, --group and --single-pass are for mounts in mode preserve; this one redirects, and keeps"
                     + " everybody's files whole until the stop")
         }
         let wanted = Scope(users: options.users, groups: options.groups, isSinglePass: isSinglePass)

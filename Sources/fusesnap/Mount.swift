@@ -17,7 +17,9 @@ struct Mount: ParsableCommand {
             mean what the options of those names do. What mount(8) and fstab(5) mean for themselves is passed over.
             """)
 
-    @Option(help: "How the snapshot is kept: preserve (originals are stored before they change) or redirect (changes are).", transform: Mode.parse)
+    @Option(
+        help: "How a snapshot is kept: preserve (what changes is stored first) or redirect (changes are).",
+        transform: Mode.parse)
     var mode = Mode.preserve
 
     @Option(help: "Where what changes is kept (default: SOURCE/.fusesnap).", completion: .directory)
