@@ -8,19 +8,28 @@ internal import SystemPackage
 ///
 /// A record knows its inode, not where that is. So first it is found where each is now: by its handle and the path that
 /// the kernel knows, or, where there are no handles or it knows none, by one walk of the source for all of them.
-/// What the names in changed directories stand for now, beside what they stood for at the cut, gives what was created,
-/// removed, moved and linked; and where a directory was at the cut, by which a path of then is put together.
+/// What the names in changed directories stand for there, beside what they stand for in the record, gives what was created,
+/// removed, moved and linked; and where a directory is to the record, by which a path of its side is put together.
+///
+/// The two embodiments are each other's mirror image: in preserve the source is what is now, and the record what was; in
+/// redirect the source is what was, and the record what is now. So everything is found in the source and compared with the
+/// record, and which of the two is earlier is asked where a difference is given its name.
 ///
 /// Changes go on meanwhile: each entry is true of some moment during the call. Nothing is locked across I/O, and the
 /// gate is not passed.
 package struct ChangeFinder: ~Copyable {
-    private let preserve: Preserve
     private let source: SourceTree
+    private let map: DeltaMap
+    private let end: SnapshotEnd
+    /// Whether the record is what was, and the source what is now: in preserve. In redirect it is the other way round.
+    private let recordsThen: Bool
+    /// In redirect, what was changed beside the mount; preserve has that in its records.
+    private let beside: DeltaMap?
     private let records: [InodeRecord]
-    private var places: NowPlaces
-    /// The first name that an inode has lost since the cut, or has again.
-    private var placeAtCut: [InodeKey: Place] = [:]
-    private var cutPaths: [InodeKey: [UInt8]] = [:]
+    private var places: SourcePlaces
+    /// The first name that an inode has to the record and not in the source.
+    private var recordedPlaces: [InodeKey: Place] = [:]
+    private var recordedPaths: [InodeKey: [UInt8]] = [:]
     private var names: [InodeKey: Names] = [:]
     private var entriesChanged: [InodeKey: Int] = [:]
 
@@ -33,15 +42,32 @@ package struct ChangeFinder: ~Copyable {
     private struct Names {
         var lost: [Place] = []
         var gained: [Place] = []
-        /// Recorded, and the same as at the cut again.
+        /// Recorded, and the same on both sides.
         var kept: Place?
     }
 
     package init(_ preserve: Preserve) {
-        self.preserve = preserve
-        source = preserve.source
-        records = preserve.map.records.filter { preserve.cut.isOfScope($0.contents.withLock { $0.attributes }) }
-        places = NowPlaces(source: preserve.source, map: preserve.map)
+        self.init(preserve.cut, preserve.map, recordsThen: true)
+    }
+
+    /// Of what is redirected while a snapshot is active.
+    package init(_ redirect: Redirect) {
+        self.init(redirect.cut, redirect.stack.top.map, recordsThen: false)
+    }
+
+    private init(_ cut: SnapshotCut, _ map: DeltaMap, recordsThen: Bool) {
+        source = cut.source
+        self.map = map
+        end = cut.end
+        self.recordsThen = recordsThen
+        if recordsThen {
+            beside = nil
+            records = map.records.filter { cut.isOfScope($0.contents.withLock { $0.attributes }) }
+        } else {
+            beside = cut.map
+            records = map.records + cut.map.records.filter { map.record(of: $0.key) == nil }
+        }
+        places = SourcePlaces(source: cut.source, map: map)
     }
 
     /// Hands each change to `emit`, which answers false where no more is wanted.
@@ -53,20 +79,26 @@ package struct ChangeFinder: ~Copyable {
         try check()
         places.find(records)
         try compareNames()
-        for (key, names) in names where preserve.map.isBorn(key) {
+        for (key, names) in names where isNew(key) {
             for place in names.gained { try tell(created(key, place)) }
         }
-        for record in records where !preserve.map.isBorn(record.key) {
+        for record in records where !isNew(record.key) {
             for change in changes(of: record) { try tell(change) }
         }
     }
 
     private func check() throws(ChangesFailure) {
         do throws(Errno) {
-            try preserve.end.check()
+            try end.check()
         } catch {
             throw error == .ioError ? .overflowed : .ended
         }
+    }
+
+    /// Whether an inode was made since the cut.
+    private func isNew(_ key: InodeKey) -> Bool {
+        if recordsThen { return map.isBorn(key) }
+        return map.record(of: key)?.contents.withLock { $0.place } == .store
     }
 
     // MARK: Names
@@ -92,30 +124,40 @@ package struct ChangeFinder: ~Copyable {
         }
     }
 
+    /// `found`: what a name stands for in the source.
     private mutating func compare(
-        _ place: Place, _ entry: RecordedEntry, _ now: FileStatus?, _ born: inout [Place]
+        _ place: Place, _ entry: RecordedEntry, _ found: FileStatus?, _ born: inout [Place]
     ) {
-        let key = now.map { InodeKey($0) }
-        var before: InodeKey?
-        if case .present(let reference) = entry { before = reference.key }
-        if before == key {
+        let key = found.map { InodeKey($0) }
+        var recorded: InodeKey?
+        if case .present(let reference) = entry { recorded = reference.key }
+        if recorded == key {
             if let key { names[key, default: Names()].kept = place }
             return
         }
         entriesChanged[place.parent, default: 0] += 1
-        if let before {
-            names[before, default: Names()].lost.append(place)
-            if placeAtCut[before] == nil { placeAtCut[before] = place }
+        if let recorded {
+            note(recorded, place, isLost: recordsThen)
+            if recordedPlaces[recorded] == nil { recordedPlaces[recorded] = place }
         }
-        if let key, let now { gain(key, now, place, &born) }
+        if let key, let found { meet(key, found, place, &born) }
     }
 
-    private mutating func gain(_ key: InodeKey, _ now: FileStatus, _ place: Place, _ born: inout [Place]) {
-        names[key, default: Names()].gained.append(place)
-        if !now.isDirectory { places.noteGained(key, place) }
-        if now.isDirectory && now.device == source.device {
+    private mutating func note(_ key: InodeKey, _ place: Place, isLost: Bool) {
+        if isLost {
+            names[key, default: Names()].lost.append(place)
+        } else {
+            names[key, default: Names()].gained.append(place)
+        }
+    }
+
+    /// A name that the source has, and the record not.
+    private mutating func meet(_ key: InodeKey, _ found: FileStatus, _ place: Place, _ born: inout [Place]) {
+        note(key, place, isLost: !recordsThen)
+        if !found.isDirectory { places.noteGained(key, place) }
+        if found.isDirectory && found.device == source.device {
             places.note(key, place)
-            if preserve.map.isBorn(key) { born.append(place) }
+            if map.isBorn(key) { born.append(place) }
         }
     }
 
@@ -133,7 +175,7 @@ package struct ChangeFinder: ~Copyable {
             // Gone, or not to be read: what was listed by then is told.
         }
         for (name, status) in found {
-            gain(InodeKey(status), status, Place(parent: key, name: name), &born)
+            meet(InodeKey(status), status, Place(parent: key, name: name), &born)
         }
     }
 
@@ -152,21 +194,29 @@ package struct ChangeFinder: ~Copyable {
     }
 
     private mutating func pathNow(_ place: Place) -> [UInt8]? {
-        places.path(of: place.parent).map { Self.join($0, place.name) }
+        recordsThen ? sourcePath(place) : recordedPath(place)
     }
 
     private mutating func pathAtCut(_ place: Place) -> [UInt8]? {
-        directoryAtCut(place.parent).map { Self.join($0, place.name) }
+        recordsThen ? recordedPath(place) : sourcePath(place)
     }
 
-    /// The path that a directory had at the cut.
-    private mutating func directoryAtCut(_ key: InodeKey) -> [UInt8]? {
+    private func sourcePath(_ place: Place) -> [UInt8]? {
+        places.path(of: place.parent).map { Self.join($0, place.name) }
+    }
+
+    private mutating func recordedPath(_ place: Place) -> [UInt8]? {
+        recordedDirectory(place.parent).map { Self.join($0, place.name) }
+    }
+
+    /// The path that a directory has to the record.
+    private mutating func recordedDirectory(_ key: InodeKey) -> [UInt8]? {
         if key == source.rootReference.key { return [] }
-        if let known = cutPaths[key] { return known }
-        // Where it has not been moved, it is where it was, below a directory that may have been.
-        guard let place = placeAtCut[key] ?? places.place(of: key) else { return nil }
-        let path = pathAtCut(place)
-        cutPaths[key] = path
+        if let known = recordedPaths[key] { return known }
+        // Where the record has no other place for it, it is where the source has it, below a directory that may be elsewhere.
+        guard let place = recordedPlaces[key] ?? places.place(of: key) else { return nil }
+        let path = recordedPath(place)
+        recordedPaths[key] = path
         return path
     }
 
@@ -176,16 +226,38 @@ package struct ChangeFinder: ~Copyable {
         var change = Change(key: key)
         change.kinds = [.created]
         change.path = pathNow(place)
-        if let parent = places.open(place.parent), let status = Self.lookUp(parent, place.name) {
+        if let status = statusOfNew(key, place) {
             change.fileKind = status.kind
             change.bytes = status.isRegular ? status.size : 0
         }
         return change
     }
 
+    private mutating func statusOfNew(_ key: InodeKey, _ place: Place) -> FileStatus? {
+        if recordsThen {
+            return places.open(place.parent).flatMap { Self.lookUp($0, place.name) }
+        }
+        return map.record(of: key).flatMap { statusInSource($0) }
+    }
+
+    private func statusInSource(_ record: InodeRecord) -> FileStatus? {
+        guard let opened = places.openInode(record) else { return nil }
+        do throws(Errno) {
+            return try FileStatus(of: opened)
+        } catch {
+            return nil
+        }
+    }
+
+    /// The status that an inode had at the cut.
+    private func statusAtCut(_ record: InodeRecord, _ contents: InodeRecord.Contents) -> FileStatus? {
+        recordsThen ? contents.attributes?.status : statusInSource(record)
+    }
+
     private mutating func changes(of record: InodeRecord) -> [Change] {
         let contents = record.contents.withLock { $0 }
         let names = names[record.key] ?? Names()
+        let before = statusAtCut(record, contents)
         var list: [Change] = []
         var gained = names.gained[...]
         func change(_ kind: Change.Kind?) -> Change {
@@ -200,12 +272,12 @@ package struct ChangeFinder: ~Copyable {
             item.pathAtCut = pathAtCut(place)
             item.path = new.flatMap { pathNow($0) }
             let isFile = item.fileKind == UInt32(S_IFREG)
-            if new == nil && isFile { item.bytes = contents.attributes?.status.size ?? 0 }
+            if new == nil && isFile { item.bytes = before?.size ?? 0 }
             list.append(item)
         }
         let content = describe(
             record, contents, change(nil), isNamed: !names.lost.isEmpty || !names.gained.isEmpty)
-        let stable = keepsName(contents, names) ? names.kept ?? places.place(of: record.key) : nil
+        let stable = keepsName(before, names) ? names.kept ?? places.place(of: record.key) : nil
         for place in gained {
             var item = change(.linked)
             item.pathAtCut = stable.flatMap { pathAtCut($0) }
@@ -230,10 +302,10 @@ package struct ChangeFinder: ~Copyable {
     }
 
     /// Whether an inode has a name of the cut still.
-    private func keepsName(_ contents: InodeRecord.Contents, _ names: Names) -> Bool {
+    private func keepsName(_ before: FileStatus?, _ names: Names) -> Bool {
         if names.kept != nil { return true }
-        guard let status = contents.attributes?.status else { return true }
-        return names.lost.count < (status.isDirectory ? 1 : Int(status.links))
+        guard let before else { return true }
+        return names.lost.count < (before.isDirectory ? 1 : Int(before.links))
     }
 
     /// What changed in an inode itself. `isNamed`: what its names tell is reason enough for its new times.
@@ -241,23 +313,29 @@ package struct ChangeFinder: ~Copyable {
         _ record: InodeRecord, _ contents: InodeRecord.Contents, _ empty: Change, isNamed: Bool
     ) -> Change {
         var change = empty
-        if contents.isLost { change.kinds.append(.pastMount) }
+        if contents.isLost || beside?.record(of: record.key)?.contents.withLock({ $0.isLost }) == true {
+            change.kinds.append(.pastMount)
+        }
         if let entries = entriesChanged[record.key] {
             change.kinds.append(.entries)
             change.entries = entries
         }
-        guard let before = contents.attributes, let opened = places.openInode(record) else { return change }
+        guard let recorded = contents.attributes, let opened = places.openInode(record) else { return change }
         do throws(Errno) {
-            let now = try FileStatus(of: opened)
-            let names = try differences(before, now, opened)
-            let size = before.status.size
+            let found = try FileStatus(of: opened)
+            let (before, now) = recordsThen ? (recorded.status, found) : (found, recorded.status)
             if now.isRegular {
-                change.ranges = Self.ranges(contents.changedBlocks, size: size, now: now.size)
+                change.ranges = Self.ranges(
+                    recordsThen ? contents.changedBlocks : contents.redirectedBlocks(before.size, now: now.size),
+                    size: before.size, now: now.size)
                 change.bytes = change.ranges.reduce(0) { $0 + Int64($1.count) }
                 if !change.ranges.isEmpty || contents.isUnreadable { change.kinds.insert(.data, at: 0) }
             }
-            change.attributes = names
-            if now.modified != before.status.modified && change.kinds.isEmpty && !isNamed {
+            change.attributes = Self.differences(before, now)
+            if try allExtendedAttributes(opened).differs(from: recorded.extended) {
+                change.attributes.append("xattrs")
+            }
+            if now.modified != before.modified && change.kinds.isEmpty && !isNamed {
                 change.attributes.append("mtime")
             }
             if change.attributes.isEmpty && change.kinds.isEmpty && !isNamed && contents.entries.isEmpty {
@@ -270,14 +348,11 @@ package struct ChangeFinder: ~Copyable {
         return change
     }
 
-    private func differences(
-        _ before: RecordedAttributes, _ now: FileStatus, _ opened: Descriptor
-    ) throws(Errno) -> [String] {
+    private static func differences(_ before: FileStatus, _ now: FileStatus) -> [String] {
         var names: [String] = []
-        if now.mode != before.status.mode { names.append("mode") }
-        if now.user != before.status.user { names.append("owner") }
-        if now.group != before.status.group { names.append("group") }
-        if try allExtendedAttributes(opened).differs(from: before.extended) { names.append("xattrs") }
+        if now.mode != before.mode { names.append("mode") }
+        if now.user != before.user { names.append("owner") }
+        if now.group != before.group { names.append("group") }
         return names
     }
 
@@ -311,5 +386,18 @@ extension Change {
         bytes = content.bytes
         attributes = content.attributes
         entries = content.entries
+    }
+}
+
+extension InodeRecord.Contents {
+    /// Redirect: the blocks that are elsewhere than in the primary, or nowhere any more. Where a file was cut off, from
+    /// there on, as preserve stores them.
+    fileprivate func redirectedBlocks(_ size: Int64, now: Int64) -> BlockSet {
+        var all = blocks
+        for run in holes.runs { all.insert(run) }
+        if now < size {
+            all.insert(UInt64(now / RecordLimits.blockBytes)..<RecordLimits.blockCount(size))
+        }
+        return all
     }
 }

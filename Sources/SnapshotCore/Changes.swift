@@ -46,6 +46,4 @@ package enum ChangesFailure: Error, Equatable {
     case overflowed
     /// Whom it is for has gone.
     case abandoned
-    /// The mode of the mount keeps no versions of the cut.
-    case notKept
 }

@@ -356,9 +356,11 @@ package final class SnapshotLifecycle: Sendable {
     /// at the end of that.
     package func changes(_ emit: (Change) -> Bool) throws(ChangesFailure) -> Summary {
         guard let now = generation.mutex.withLock({ $0 }) else { throw .ended }
-        // In redirect the map holds what is now, not what was.
-        guard let preserve = now.preserve else { throw .notKept }
-        var finder = ChangeFinder(preserve)
+        var finder =
+            switch now.embodiment {
+            case .preserve(let preserve): ChangeFinder(preserve)
+            case .redirect(let redirect): ChangeFinder(redirect)
+            }
         try finder.forEach(emit)
         return Self.summary(now)
     }

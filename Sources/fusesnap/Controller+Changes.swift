@@ -38,11 +38,6 @@ extension Controller {
                 .inexact,
                 "the snapshot was given up, and since then no change is recorded: \(reason ?? "no reason is known")"
             )
-        case .notKept:
-            ControlFailure(
-                .refused,
-                "in mode redirect the changes themselves are kept apart: compare the mount with its snapshot directory"
-            )
         case .abandoned: ControlFailure(.failed, "the list was not taken to its end")
         }
     }

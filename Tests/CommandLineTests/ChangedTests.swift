@@ -26,16 +26,19 @@ import Testing
         return lines.first.map(String.init) ?? ""
     }
 
-    private static let variants: [(name: String, options: [String], overItself: Bool)] = [
-        ("beside the source", [], false), ("over itself", [], true),
-        ("without file handles", ["-o", "no_file_handles"], false),
+    private static let variants: [(name: String, mode: Machine.Mode, options: [String], overItself: Bool)] = [
+        ("beside the source", Machine.mode, [], false), ("over itself", Machine.mode, [], true),
+        ("without file handles", .preserve, ["-o", "no_file_handles"], false),
+        ("redirected", Machine.isRoot ? .redirect : Machine.mode, [], false),
     ]
+
+    private static func isRedirected(_ variant: Int) -> Bool { variants[variant].mode == .redirect }
 
     private func with(
         _ variant: Int, prepare: (Path) throws -> Void, _ body: (MountedSource, Path) throws -> Void
     ) throws {
-        let (_, options, overItself) = Self.variants[variant]
-        try MountedSource.with(options: options, overItself: overItself, prepare: prepare) { mount in
+        let (_, mode, options, overItself) = Self.variants[variant]
+        try MountedSource.with(mode: mode, options: options, overItself: overItself, prepare: prepare) { mount in
             try waitForClockTick()
             try mount.start()
             try body(mount, mount.mountpoint)
@@ -134,8 +137,9 @@ import Testing
                         + "{\"length\":3136,\"offset\":36864}]"), "\(file)")
             #expect(file.contains("\"bytes\":19520,") && file.contains("\"kinds\":[\"data\"]"))
             #expect(try json(mount, "cut").contains("[{\"length\":31808,\"offset\":8192}]"))
-            // Gathered writes come by whole pages.
-            let grown = Machine.kernelOwnsTimes ? (at: 36864, count: 3142) : (at: 40_000, count: 6)
+            // Gathered writes come by whole pages, and redirected ones take the block that they begin in along.
+            let isWhole = Machine.kernelOwnsTimes || Self.isRedirected(variant)
+            let grown = isWhole ? (at: 36864, count: 3142) : (at: 40_000, count: 6)
             #expect(
                 try json(mount, "grown").contains("[{\"length\":\(grown.count),\"offset\":\(grown.at)}]"))
             #expect(try json(mount, "tail").contains("[{\"length\":20036,\"offset\":36864}]"))
@@ -253,9 +257,10 @@ import Testing
     }
 
     @Test(
-        "what was changed past the mount is told as such", .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"))
-    func pastMount() throws {
-        try MountedSource.with(options: []) { mount in
+        "what was changed past the mount is told as such", .enabled(if: Machine.isRoot, "\(Machine.needsRoot)"),
+        arguments: [Machine.Mode.preserve, .redirect])
+    func pastMount(_ mode: Machine.Mode) throws {
+        try MountedSource.with(mode: mode, options: []) { mount in
             try (mount.mountpoint / "file").create(bytes(100))
             try mount.start()
             guard try mount.control("status", "--json").output.contains("\"source_watched\" : true") else {

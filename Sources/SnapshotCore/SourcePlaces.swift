@@ -4,15 +4,15 @@ internal import SnapshotRecord
 internal import Synchronization
 internal import SystemPackage
 
-/// Where inodes of the source are now, by parent and name. A directory has one place; of a file's names one is kept that
-/// it had at the cut.
-struct NowPlaces {
+/// Where inodes are in the source, by parent and name. A directory has one place; of a file's names one is kept that the
+/// record has too.
+struct SourcePlaces {
     private typealias Place = ChangeFinder.Place
 
     private let source: SourceTree
     private let map: DeltaMap
     private var places: [InodeKey: ChangeFinder.Place] = [:]
-    /// Names that were gained since the cut, to open what has no handle.
+    /// Names that the record does not have, to open what has no handle.
     private var gained: [InodeKey: ChangeFinder.Place] = [:]
     private var references: [InodeKey: InodeReference] = [:]
     /// The last directory opened: names of one directory come together.
@@ -37,6 +37,8 @@ struct NowPlaces {
         for record in records where record.key != rootKey {
             if let reference = record.reference { references[record.key] = reference }
             let place = record.contents.withLock { $0.place }
+            // Made since the cut, in redirect: it is in the store.
+            if place == .store { continue }
             // One in the graveyard may keep a name in a source without handles.
             if place == .detached || place == .graveyard && source.usesHandles { continue }
             if !findByHandle(record, below: rootPath) { missing.insert(record.key) }
@@ -85,13 +87,13 @@ struct NowPlaces {
         }
         guard parent == key, let last = way.last else { return false }
         let status = try FileStatus(of: at)
-        if !status.isDirectory && !isOfCut(last.1, key) { return false }
+        if !status.isDirectory && !isRecorded(last.1, key) { return false }
         for (key, place) in way { places[key] = place }
         return true
     }
 
-    /// Whether a name stood for the inode at the cut too.
-    private func isOfCut(_ place: ChangeFinder.Place, _ key: InodeKey) -> Bool {
+    /// Whether a name stands for the inode to the record too.
+    private func isRecorded(_ place: ChangeFinder.Place, _ key: InodeKey) -> Bool {
         if map.isBorn(place.parent) { return false }
         let entry = map.record(of: place.parent)?.contents.withLock { $0.entries[place.name] }
         return switch entry {
@@ -136,7 +138,7 @@ struct NowPlaces {
                 places[next] = place
                 left.remove(next)
                 walk(opened.descriptor, next, numbers, &left)
-            } else if left.contains(next) && isOfCut(place, next) {
+            } else if left.contains(next) && isRecorded(place, next) {
                 places[next] = place
                 left.remove(next)
             }
@@ -163,7 +165,7 @@ struct NowPlaces {
         places[key] = place
     }
 
-    /// Notes a name that an inode has now and had not at the cut.
+    /// Notes a name that an inode has here and not in the record.
     mutating func noteGained(_ key: InodeKey, _ place: ChangeFinder.Place) {
         if !source.usesHandles { gained[key] = place }
     }
