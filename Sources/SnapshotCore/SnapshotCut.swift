@@ -11,6 +11,8 @@ package final class SnapshotCut: Sendable {
     package let map: DeltaMap
     /// Where the versions are that the map tells of; nil in redirect.
     package let store: DeltaStore?
+    /// In redirect, where is kept that the snapshot is not exact, for a daemon that takes it up.
+    private let notes: Descriptor?
     package let end = SnapshotEnd()
     /// Whose files it shows; nil: everybody's.
     package let scope: SnapshotScope?
@@ -24,14 +26,15 @@ package final class SnapshotCut: Sendable {
     private let didBecomeInexact: @Sendable (String) -> Void
 
     package init(
-        source: SourceTree, store: DeltaStore?, map: DeltaMap = DeltaMap(), absence: Absence? = nil,
-        scope: SnapshotScope? = nil, singlePass: SinglePass? = nil,
+        source: SourceTree, store: DeltaStore?, notes: Descriptor? = nil, map: DeltaMap = DeltaMap(),
+        absence: Absence? = nil, scope: SnapshotScope? = nil, singlePass: SinglePass? = nil,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         self.scope = scope
         self.singlePass = singlePass
         self.source = source
         self.store = store
+        self.notes = notes
         self.map = map
         self.absence = absence
         self.didBecomeInexact = didBecomeInexact
@@ -45,13 +48,15 @@ package final class SnapshotCut: Sendable {
     ///
     /// The journal says so first: what goes by unrecorded from then on must not be taken for the cut's after a kill.
     package func becomeInexact(_ why: String) {
-        if end.isRecording { forsake() }
+        if end.isRecording { forsake(why) }
         if end.becomeInexact(why) { didBecomeInexact(why) }
     }
 
-    private func forsake() {
+    private func forsake(_ why: String) {
         do throws(Errno) {
             try store?.forsake()
+            // In redirect the journal goes on: it has what applications wrote.
+            if let notes { try KeptFiles.noteInexact(why, in: notes) }
         } catch {
             // Neither can anything be written to the store, nor a name in it removed: nobody will read it either.
         }
@@ -62,6 +67,7 @@ package final class SnapshotCut: Sendable {
         guard end.becomeIncomplete(why) else { return }
         do throws(Errno) {
             try store?.noteInexact(why)
+            if let notes { try KeptFiles.noteInexact(why, in: notes) }
         } catch {
             // Taken up after a kill it would not say so.
             return becomeInexact(why)
@@ -100,8 +106,18 @@ package struct Absence: Sendable {
     let cut: Timestamp
     let end: Timestamp
 
-    package init(cut: Timestamp, end: Timestamp) {
-        (self.cut, self.end) = (cut, end)
+    /// File systems stamp with the begin of a tick of the clock, which lasts this long at the most (CONFIG_HZ=100).
+    private static let tickNanoseconds: Int64 = 10_000_000
+
+    /// `isDoubted`: something is known to have been changed beside the mount, and not what; it may have been in the tick in
+    /// which the cut was, and then has a time before it.
+    package init(cut: Timestamp, end: Timestamp, isDoubted: Bool = false) {
+        let nanoseconds = Int64(cut.nanoseconds) - (isDoubted ? Self.tickNanoseconds : 0)
+        let isBefore = nanoseconds < 0
+        self.cut = Timestamp(
+            seconds: isBefore ? cut.seconds - 1 : cut.seconds,
+            nanoseconds: UInt32(isBefore ? nanoseconds + 1_000_000_000 : nanoseconds))
+        self.end = end
     }
 
     /// Whether an inode without a record was changed when nobody recorded it.

@@ -25,7 +25,8 @@ extension SnapshotLifecycle {
             try store.removeLayer(number)
             throw error
         }
-        let cut = SnapshotCut(source: source, store: nil, didBecomeInexact: tellInexact)
+        let cut = SnapshotCut(
+            source: source, store: nil, notes: layer.files.directory, didBecomeInexact: tellInexact)
         return try Redirect(
             [layer], cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: deltaBytesMax)
     }

@@ -284,7 +284,10 @@ package final class SnapshotLifecycle: Sendable {
         foreignChanges?.prepare(embodiment.cut)
         do throws(Freezer.Obstacle) {
             let (cut, report) = try freezer.freeze(limits, of: embodiment.cut.scope, begin)
-            if case .preserve(let preserve) = embodiment { preserve.didStart(cut) }
+            switch embodiment {
+            case .preserve(let preserve): preserve.didStart(cut)
+            case .redirect(let redirect): redirect.didStart(cut)
+            }
             return (cut, report)
         } catch {
             foreignChanges?.end()

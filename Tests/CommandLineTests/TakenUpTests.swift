@@ -11,10 +11,12 @@ struct TakenUpTests {
     private final class Remounted {
         let source: Path
         let point: Path
+        let mode: Machine.Mode
         var store: Path { source / ".fusesnap" }
         var snapshot: Path { point / ".snapshot" }
 
-        init(_ top: Path, isOverItself: Bool) throws {
+        init(_ top: Path, isOverItself: Bool, mode: Machine.Mode) throws {
+            self.mode = mode
             source = top / "source"
             point = isOverItself ? source : top / "mnt"
             try source.mkdir()
@@ -29,7 +31,8 @@ struct TakenUpTests {
         @discardableResult
         func mount(_ options: String...) throws -> Finished {
             let finished = try run(
-                [Machine.binary, "mount"] + options + [source.string, point.string], seconds: 60)
+                [Machine.binary, "mount", "--mode", "\(mode)"] + options + [source.string, point.string],
+                seconds: 60)
             if finished.code != 0 { throw TestFailure(finished.description) }
             return finished
         }
@@ -71,17 +74,21 @@ struct TakenUpTests {
         }
     }
 
-    private func with(isOverItself: Bool = false, _ body: (Remounted) throws -> Void) throws {
+    private func with(
+        isOverItself: Bool = false, mode: Machine.Mode = .preserve, _ body: (Remounted) throws -> Void
+    ) throws {
         try TemporaryDirectory.with { top in
-            let remounted = try Remounted(top, isOverItself: isOverItself)
+            let remounted = try Remounted(top, isOverItself: isOverItself, mode: mode)
             defer { remounted.cleanUp() }
             try body(remounted)
         }
     }
 
-    @Test("the snapshot goes on: exact, since when it was, and it ends as any", arguments: [false, true])
-    func goesOn(isOverItself: Bool) throws {
-        try with(isOverItself: isOverItself) { source in
+    @Test(
+        "the snapshot goes on: exact, since when it was, and it ends as any", arguments: [false, true],
+        Machine.Mode.allCases)
+    func goesOn(isOverItself: Bool, _ mode: Machine.Mode) throws {
+        try with(isOverItself: isOverItself, mode: mode) { source in
             try source.mount()
             let frozen = try TreeCapture(source.point)
             #expect(try source.control("start").code == 0)
@@ -125,8 +132,9 @@ struct TakenUpTests {
         }
     }
 
-    @Test("what is not exact stays so, and says why") func inexact() throws {
-        try with { source in
+    @Test("what is not exact stays so, and says why", arguments: Machine.Mode.allCases)
+    func inexact(_ mode: Machine.Mode) throws {
+        try with(mode: mode) { source in
             try source.mount()
             #expect(try source.control("start").code == 0)
             try (source.source / "f").write([1], at: 0)
@@ -138,6 +146,34 @@ struct TakenUpTests {
             #expect(throws: Errno.ioError) { try (source.snapshot / "f").contents() }
             #expect(try source.control("stop").code == 3)
             try source.unmount()
+        }
+    }
+
+    @Test(
+        "what is changed or made in the source while no daemon is there reads EIO and is told",
+        arguments: Machine.Mode.allCases)
+    func absence(_ mode: Machine.Mode) throws {
+        for change: (Path) throws -> Void in [
+            { try ($0 / "f").write([1], at: 0) }, { try ($0 / "f").chmod(0o600) },
+            { try ($0 / "other").create(bytes(1)) }, { try ($0 / "gone").unlink() },
+        ] {
+            try with(mode: mode) { source in
+                try source.mount()
+                #expect(try source.control("start").code == 0)
+                try (source.point / "d/late").create(bytes(1))
+                try source.kill()
+                try waitForClockTick()
+                try change(source.source)
+                try source.mount()
+                #expect(throws: (any Error).self) { try TreeCapture(source.snapshot) }
+                #expect(try source.status().has("inexact_reason"))
+                // And so says the next daemon.
+                try source.kill()
+                try source.mount()
+                #expect(try source.status().has("inexact_reason"))
+                #expect(try source.control("stop").code == 3)
+                try source.unmount()
+            }
         }
     }
 

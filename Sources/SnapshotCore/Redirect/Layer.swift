@@ -13,8 +13,6 @@ package final class Layer: Sendable {
     package let map: DeltaMap
     package let files: DeltaFiles
     package let journal: Journal
-    /// The head that the journal began with; a compaction writes it again.
-    let head: JournalHead
     /// Whether what lies below is durable: no mark counts before that.
     let isBelowDurable = Atomic<Bool>(false)
     /// How long the journal was when it was compacted last.
@@ -23,13 +21,12 @@ package final class Layer: Sendable {
     let isSealDurable = Atomic<Bool>(false)
 
     package init(
-        number: UInt64, map: DeltaMap, files: DeltaFiles, journal: Journal, head: JournalHead
+        number: UInt64, map: DeltaMap, files: DeltaFiles, journal: Journal
     ) {
         self.number = number
         self.map = map
         self.files = files
         self.journal = journal
-        self.head = head
     }
 
     /// What a record says of an inode here; nil where the layer says nothing.

@@ -34,7 +34,8 @@ extension Redirect {
         let stack = stack
         precondition(stack.sealed == nil, "one layer is merged at a time")
         let number = stack.top.number + 1
-        let next = try Self.makeLayer(number, in: store, head(number, after: stack.top.head), bytesMax: bytesMax)
+        let next = try Self.makeLayer(
+            number, in: store, head(number, after: stack.top.journal.head), bytesMax: bytesMax)
         var isSealed = false
         let failure = gate.withClosed { () -> Errno? in
             do throws(Errno) {

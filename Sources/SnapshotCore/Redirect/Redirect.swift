@@ -67,6 +67,19 @@ package final class Redirect: Sendable {
         current = MutexBox(LayerStack(layers))
     }
 
+    /// After all has been done for a start: says in the journal when the cut was.
+    package func didStart(_ cut: Timestamp) {
+        let journal = stack.top.journal
+        var head = journal.head
+        head.cut = cut
+        do throws(Errno) {
+            try journal.restate(head)
+        } catch {
+            // It says when the start began: a daemon that takes the snapshot up takes what was changed in between for changed
+            // after the cut, and fails its reads, which is the safe side.
+        }
+    }
+
     /// The layers over the primary. Who reads and does not hold the gate may find another when it has read; then what it
     /// needed may be in the primary by now, and it must look again.
     package var stack: LayerStack { current.mutex.withLock { $0 } }
@@ -86,7 +99,7 @@ package final class Redirect: Sendable {
             try LinuxSystem.synchronizeAll(directory)
             return Layer(
                 number: number, map: DeltaMap(isRedirect: true),
-                files: DeltaFiles(in: directory, bytesMax: bytesMax), journal: journal, head: head)
+                files: DeltaFiles(in: directory, bytesMax: bytesMax), journal: journal)
         } catch {
             do throws(Errno) { try store.removeLayer(number) } catch { /* The next mount finds it empty. */  }
             throw error

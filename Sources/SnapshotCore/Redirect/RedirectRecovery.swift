@@ -91,7 +91,14 @@ package struct RedirectRecovery {
     }
 
     private func resume(_ layers: [Layer], _ found: [Found]) throws(Errno) -> Outcome {
-        let cut = SnapshotCut(source: source, store: nil, didBecomeInexact: didBecomeInexact)
+        let lowest = found[0]
+        let isActive = !(lowest.scan.isSealed || lowest.scan.head.isContinued)
+        let reason = try isActive ? KeptFiles(directory: lowest.directory, graveyard: nil).inexactReason : nil
+        // Until it is merged the primary is as it was at the cut: what is not, was changed while no daemon was there, or by then.
+        let cut = SnapshotCut(
+            source: source, store: nil, notes: lowest.directory,
+            absence: isActive ? Absence(cut: lowest.scan.head.cut, end: .current, isDoubted: reason != nil) : nil,
+            didBecomeInexact: didBecomeInexact)
         let redirect = try Redirect(
             layers, cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: bytesMax)
         if let sealed = redirect.stack.sealed {
@@ -101,8 +108,8 @@ package struct RedirectRecovery {
         }
         redirect.flushLater(layers)
         try redirect.removeStrays(layers)
-        let lowest = found[0]
-        if lowest.scan.isSealed || lowest.scan.head.isContinued { return .merging(redirect) }
+        if !isActive { return .merging(redirect) }
+        if let reason { cut.becomeIncomplete(reason, tells: false) }
         return .active(redirect, lowest.scan.head)
     }
 
@@ -192,7 +199,7 @@ package struct RedirectRecovery {
             let journal = try Journal(resuming: found.scan, in: found.directory)
             let files = DeltaFiles(in: found.directory, bytesMax: bytesMax)
             files.count(map.storedBlocks * UInt64(RecordLimits.blockBytes))
-            let layer = Layer(number: found.number, map: map, files: files, journal: journal, head: head)
+            let layer = Layer(number: found.number, map: map, files: files, journal: journal)
             if !found.isOfThisBoot {
                 // Behind a power cut: first of all what does not count must never come to count by a later mark.
                 try zeroTails(layer)

@@ -91,7 +91,7 @@ package struct KeptFiles: Sendable {
     }
 
     /// Keeps the first reason why a part of the snapshot cannot be read.
-    static func noteInexact(_ why: String, in directory: Descriptor) throws(Errno) {
+    package static func noteInexact(_ why: String, in directory: Descriptor) throws(Errno) {
         try note(why, inexactName, in: directory)
     }
 
