@@ -58,7 +58,8 @@ package final class SnapshotCut: Sendable {
             // In redirect the journal goes on: it has what applications wrote.
             if let notes { try KeptFiles.noteInexact(why, in: notes) }
         } catch {
-            // Neither can anything be written to the store, nor a name in it removed: nobody will read it either.
+            // Neither can anything be written to the store, nor a name in it removed: nobody will read it either. In redirect
+            // who takes the snapshot up goes by the times of change in the source (`Absence`).
         }
     }
 
