@@ -9,6 +9,7 @@
 #include <linux/kcmp.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/statfs.h>
@@ -26,6 +27,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <sys/un.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -240,6 +242,24 @@ int cl_poller_wait(int poller)
 {
 	struct epoll_event event;
 	return epoll_wait(poller, &event, 1, -1);
+}
+
+static long nanoseconds_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+int cl_poll_for(int descriptor, long nanoseconds)
+{
+	struct pollfd entry = {.fd = descriptor, .events = POLLIN};
+	long end = nanoseconds_now() + nanoseconds;
+	int count;
+	do
+		count = poll(&entry, 1, 0);
+	while (count == 0 && nanoseconds_now() < end);
+	return count;
 }
 
 int cl_poller_arm(int poller, int descriptor)

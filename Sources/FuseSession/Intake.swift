@@ -36,6 +36,7 @@ package final class Intake: Sendable {
 
     let operations: Operations
     private let handshake: Handshake
+    private let anticipation = Anticipation()
     let readiness = Readiness()
     private let workers = Mutex<[Worker]>([])
     private let isParking = Atomic<Bool>(false)
@@ -86,10 +87,13 @@ package final class Intake: Sendable {
     ) -> Int {
         guard readiness.enter(tookLong: worker.tookLong) else { return -1 }
         let start = Worker.now
+        let isLooking = anticipation.isHopeful
+        if isLooking { anticipation.look(channel) }
         let count = Glibc.read(channel, buffer, size)
         readiness.leave()
         guard count >= MemoryLayout<fs_in_header>.size else { return count }
         worker.began()
+        anticipation.learn(waited: Int(worker.beginning - start), looking: isLooking)
         let opcode = Int(buffer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
         readiness.didRead(
             isLong: Self.longOpcodes.contains(opcode),

@@ -30,9 +30,10 @@ package final class MountedFileSystem: FileSystemOperations {
     }
 
     /// Follows the phases: shows and hides the snapshot, and tells the kernel through `session`.
-    /// `launcher` starts the helper that freezes writers.
+    /// `launcher` starts the helper that freezes writers; `willFreeze` is told before and after that.
     package func follow(
         _ session: Session, launcher: any FreezeHelperLauncher,
+        willFreeze: @escaping @Sendable (_ isFreezing: Bool) -> Void,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
         live.backings.attach(session)
@@ -40,7 +41,8 @@ package final class MountedFileSystem: FileSystemOperations {
         lifecycle.foreignChanges?.ask { [live, snapshots] status in
             live.nodes.isKnown(status) || snapshots.nodes.isKnown(status)
         }
-        lifecycle.freeze(with: Freezer(session, live, gate: lifecycle.gate, launcher: launcher))
+        lifecycle.freeze(
+            with: Freezer(session, live, gate: lifecycle.gate, launcher: launcher, willFreeze: willFreeze))
         let forgetSnapshot: @Sendable () -> Void = { [snapshotName] in
             session.invalidateEntry(parent: NodeTable.mountRoot, snapshotName)
         }

@@ -71,7 +71,7 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         let mountpoint = configuration.mountpoint
-        session.whenAgreed { ReadAhead.raise(mountpoint) }
+        session.whenAgreed { BackingDevice(mountpoint)?.raise() }
         follow(session, fileSystem)
         lifecycle.resume()
         let controller = Controller(
@@ -106,6 +106,7 @@ struct Daemon {
         fileSystem.follow(
             session,
             launcher: FreezeHelperCommand.Launcher(mountpoint: mountpoint),
+            willFreeze: { BackingDevice(mountpoint)?.gather(isFreezing: $0) },
             didBecomeInexact: { reason in
                 Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
             })

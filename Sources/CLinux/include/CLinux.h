@@ -82,6 +82,9 @@ int cl_poller(int descriptor);
 /* Waits for that: 1, or -1 and EINTR. Of several threads that wait, the last one that came is woken. */
 int cl_poller_wait(int poller);
 int cl_poller_arm(int poller, int descriptor);
+/* Looks at a descriptor again and again, without sleeping, until it has something to read (1), the time is over (0), or a
+   signal has come (-1 and EINTR). */
+int cl_poll_for(int descriptor, long nanoseconds);
 
 void cl_syslog(int priority, const char *message);
 

@@ -74,14 +74,19 @@ package final class Freezer: Sendable {
     private let live: LiveView
     private let gate: OperationGate
     private let launcher: any FreezeHelperLauncher
+    /// Called with true before a freeze, and with false after it: where the kernel gathers writes, what it may gather is
+    /// bounded meanwhile.
+    private let willFreeze: @Sendable (Bool) -> Void
     private var intake: Intake { session.intake }
 
     /// For what does not stall anybody: opening and flushing the files at first, and closing them at the end.
     private static let patience = Duration.seconds(30)
 
     init(
-        _ session: Session, _ live: LiveView, gate: OperationGate, launcher: any FreezeHelperLauncher
+        _ session: Session, _ live: LiveView, gate: OperationGate, launcher: any FreezeHelperLauncher,
+        willFreeze: @escaping @Sendable (Bool) -> Void
     ) {
+        self.willFreeze = willFreeze
         self.session = session
         self.live = live
         self.gate = gate
@@ -96,7 +101,9 @@ package final class Freezer: Sendable {
         let round = Round(intake, scope)
         let thread = ThreadInterruption.ownThread
         let niceness = ThreadInterruption.hurry(thread)
+        if live.policy.gathersWrites { willFreeze(true) }
         defer {
+            if live.policy.gathersWrites { willFreeze(false) }
             ThreadInterruption.calm(thread, niceness)
             end(round)
         }

@@ -172,7 +172,10 @@ extension LiveView {
         _ node: UInt64, _ name: UnsafePointer<CChar>, into buffer: UnsafeMutableRawBufferPointer
     ) throws(Errno) -> Int {
         guard let known = try redirectedExtendedAttributes(node) else {
-            return try LinuxSystem.extendedAttribute(try descriptor(of: node), name, into: buffer)
+            // The kernel asks for file capabilities before the first write to a file that has just been opened.
+            let open = lifecycle.vanished.isUsed ? nil : openFiles.descriptor(of: node)
+            let inode = if let open { open } else { try descriptor(of: node) }
+            return try LinuxSystem.extendedAttribute(inode, name, into: buffer)
         }
         do throws(Errno) {
             return try Self.fill(buffer, with: try known.value(FileName(name)))
