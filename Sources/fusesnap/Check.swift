@@ -3,6 +3,7 @@ internal import SnapshotRecord
 
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "check",
         abstract: "Check what a store holds, without mounting it.",
         discussion: """
             Reads the journals and looks whether all is there that they tell of. Nothing is changed, and no daemon may be \

@@ -4,6 +4,7 @@ internal import Glibc
 
 struct Doctor: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "doctor",
         abstract: "Check what works on this machine, and say how to mend what does not.",
         discussion: """
             With PATH it also checks the directory, as one that is to be mounted. Nothing is changed. Exits with 0 where \

@@ -4,6 +4,7 @@ internal import Glibc
 /// The command. Each verb has a file of its own.
 @main
 struct Fusesnap: ParsableCommand {
+    // Each command has its name written out: to make it of its type's name takes a millisecond of every run.
     static let configuration = CommandConfiguration(
         commandName: "fusesnap",
         abstract: "Consistent snapshots of any directory, by a file system mounted over it.",

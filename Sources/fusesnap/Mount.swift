@@ -5,6 +5,7 @@ internal import Synchronization
 
 struct Mount: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "mount",
         abstract: "Mount a directory so that it can be snapshotted.",
         discussion: """
             Returns when the file system answers; the daemon goes on in the background. With MOUNTPOINT left out, \

@@ -8,6 +8,7 @@ internal import SystemPackage
 
 struct Recover: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "recover",
         abstract: "Finish without a mount what a daemon has left that did not end in order.",
         discussion: """
             What was redirected (--mode redirect) is merged into SOURCE, which ends its snapshot. A snapshot in preserve has \

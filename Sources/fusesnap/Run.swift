@@ -5,6 +5,7 @@ internal import SystemPackage
 
 struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "run",
         abstract: "Begin a snapshot, run a command that reads it, and end it.",
         usage: "fusesnap run [<options>] <mountpoint> -- <command> ...",
         discussion: """

@@ -3,6 +3,7 @@ internal import ControlSocket
 
 struct Unmount: ParsableCommand {
     static let configuration = CommandConfiguration(
+        commandName: "unmount",
         abstract: "Unmount; also where the daemon is dead.",
         discussion:
             "An active snapshot ends, which is told by a warning and exit code 1 unless --force is given."
