@@ -40,7 +40,7 @@ help:
 	@echo 'make picture    draw Docs/torn.svg from a real run (BASE, ROUNDS)'
 	@echo 'make bench      measure the speed of fusesnap and its peers into Docs/Benchmarks.md (as root; BASE, ROUNDS, QUICK,'
 	@echo '                SUITES, ROWS, SYSTEMS)'
-	@echo 'make bench-scale measure the stall of a start, what a tree of FILES costs, a single pass, a merge (BASE, FILES)'
+	@echo 'make bench-scale measure the stall of a start, what a tree of FILES costs, a single pass, an export, a merge'
 	@echo 'make check-scale run the tests of size with FILES files, and 1,000 starts and stops (BASE)'
 	@echo 'make check-kill kill daemon and helper ROUNDS times each while a snapshot starts (POLICY, BASE)'
 	@echo 'make check-cut  check STARTS snapshots under load (POLICY, DIR, SECONDS, SEED, CUTLOAD_OPTIONS)'
@@ -141,6 +141,8 @@ bench-scale: build
 	Benchmarks/stall .build/release/fusesnap $(BASE)/fusesnap-bench $(POLICIES)
 	Benchmarks/scale .build/release/fusesnap $(BASE)/fusesnap-scale $(FILES)
 	test "$$(id -u)" != 0 || Benchmarks/passes .build/release/fusesnap $(BASE)/fusesnap-passes
+	test "$$(id -u)" != 0 || Benchmarks/areas .build/release/fusesnap $(BASE)/fusesnap-areas 1000000 $(FILES)
+	test "$$(id -u)" != 0 || Benchmarks/export .build/release/fusesnap $(BASE)/fusesnap-export
 	test "$$(id -u)" != 0 || Benchmarks/merge .build/release/fusesnap $(BASE)/fusesnap-merge
 
 check-scale: require-test

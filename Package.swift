@@ -29,16 +29,19 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
     name: "fusesnap",
-    products: [.executable(name: "fusesnap", targets: ["fusesnap"])],
+    products: [
+        .executable(name: "fusesnap", targets: ["fusesnap"]),
+        .library(name: "FusesnapReader", targets: ["FusesnapReader"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
     ],
     targets: [
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
-        .systemLibrary(name: "CArchive", pkgConfig: "libarchive", providers: [.apt(["libarchive-dev"])]),
         .target(name: "CFuseShim", dependencies: ["CFuse3"], cSettings: gnuNames),
         .target(name: "CLinux", cSettings: gnuNames),
+        .target(name: "CArchive", cSettings: gnuNames),
         module("LinuxSystem", ["CLinux", system]),
         module("FuseSession", ["CFuse3", "CFuseShim", "CLinux", "LinuxSystem", system]),
         module("SnapshotRecord", ["CLinux", "LinuxSystem", system]),
@@ -49,10 +52,16 @@ let package = Package(
             ["SnapshotCore", "SnapshotRecord", "SourceWatch", "FuseSession", "LinuxSystem", system]),
         module("ArchiveFormat", ["CArchive", "LinuxSystem", system]),
         module("ControlSocket", ["LinuxSystem", "CLinux", system]),
+        module(
+            "FusesnapReader", ["ControlSocket", "SnapshotCore", "SnapshotRecord", "LinuxSystem", system]),
+        .executableTarget(
+            name: "snapshot-sizes", dependencies: ["FusesnapReader"], path: "Examples/SnapshotSizes",
+            swiftSettings: swiftSettings),
         .executableTarget(
             name: "fusesnap",
             dependencies: [
-                "SnapshotMount", "SnapshotCore", "SnapshotRecord", "SourceWatch", "FuseSession",
+                "ArchiveFormat", "FusesnapReader", "SnapshotMount", "SnapshotCore", "SnapshotRecord",
+                "SourceWatch", "FuseSession",
                 "ControlSocket", "LinuxSystem", "CLinux", system, argumentParser,
             ],
             cSettings: gnuNames, swiftSettings: swiftSettings),
@@ -80,7 +89,7 @@ let package = Package(
         tests("SourceWatchTests", ["SourceWatch", "LinuxSystem", "TestSupport", system]),
         tests("ArchiveFormatTests", ["ArchiveFormat", "LinuxSystem", "TestSupport", "CTestSupport", system]),
         tests("ConformanceTests", ["TestSupport", "CTestSupport", system]),
-        tests("MountedTests", ["TestSupport", "CTestSupport", "cutload", system]),
+        tests("MountedTests", ["TestSupport", "CTestSupport", "cutload", "snapshot-sizes", system]),
         tests("CommandLineTests", ["TestSupport", "CTestSupport", system]),
         tests("ControlSocketTests", ["ControlSocket", "CLinux", system]),
         tests("CommandTests", ["fusesnap", "ControlSocket", argumentParser, system]),

@@ -53,7 +53,7 @@ struct AccessControlList {
     /// Adds it to an archive's member; `type` is ARCHIVE_ENTRY_ACL_TYPE_ACCESS or _DEFAULT.
     func add(to entry: OpaquePointer, type: Int32) {
         for item in entries {
-            archive_entry_acl_add_entry(entry, type, item.permissions, item.tag, item.identifier, nil)
+            ca_entry_acl_add_entry(entry, type, item.permissions, item.tag, item.identifier, nil)
         }
     }
 }

@@ -327,6 +327,58 @@ int cl_unix_accept(int socket)
 	return accept4(socket, NULL, NULL, SOCK_CLOEXEC);
 }
 
+ssize_t cl_send_descriptors(int socket, const void *bytes, size_t size, const int *descriptors, int count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(CL_DESCRIPTORS_MAX * sizeof(int))];
+	} control;
+	struct iovec piece = {.iov_base = (void *) bytes, .iov_len = size};
+	struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+	if (count < 1 || count > CL_DESCRIPTORS_MAX) {
+		errno = EINVAL;
+		return -1;
+	}
+	memset(&control, 0, sizeof control);
+	message.msg_control = control.space;
+	message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(count * sizeof(int));
+	memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
+	return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+ssize_t cl_receive_descriptors(int socket, void *buffer, size_t size, int *descriptors, int *count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(CL_DESCRIPTORS_MAX * sizeof(int))];
+	} control;
+	struct iovec piece = {.iov_base = buffer, .iov_len = size};
+	struct msghdr message = {
+		.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
+	*count = 0;
+	ssize_t received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+	if (received < 0)
+		return received;
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		int came = (int) ((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		for (int i = 0; i < came; i++) {
+			int descriptor;
+			memcpy(&descriptor, CMSG_DATA(header) + i * sizeof(int), sizeof descriptor);
+			if (*count < CL_DESCRIPTORS_MAX)
+				descriptors[(*count)++] = descriptor;
+			else
+				close(descriptor);
+		}
+	}
+	return received;
+}
+
 int cl_pidfd_open(int32_t process)
 {
 	return (int) syscall(SYS_pidfd_open, process, 0);

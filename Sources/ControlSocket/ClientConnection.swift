@@ -1,4 +1,5 @@
 internal import Glibc
+internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
@@ -37,11 +38,11 @@ final class ClientConnection: Sendable {
         isWorking.withLock { $0 = true }
     }
 
-    /// Sends the last line of an answer; no heartbeat follows it.
-    func finish(_ line: [UInt8]) {
+    /// Sends the last line of an answer, and descriptors with it; no heartbeat follows it.
+    func finish(_ line: [UInt8], _ descriptors: [Descriptor] = []) {
         isWorking.withLock { isWorking in
             isWorking = false
-            sendOrCut(line)
+            _ = withExtendedLifetime(descriptors) { sendOrCut(line, descriptors.map(\.raw)) }
         }
     }
 
@@ -86,9 +87,9 @@ final class ClientConnection: Sendable {
 
     /// A line that does not go out whole would spoil the next one, so that was the last.
     @discardableResult
-    private func sendOrCut(_ line: [UInt8]) -> Bool {
+    private func sendOrCut(_ line: [UInt8], _ descriptors: [Int32] = []) -> Bool {
         do throws(Errno) {
-            try SystemCalls.sendAll(descriptor.rawValue, line)
+            try SystemCalls.sendAll(descriptor.rawValue, line, descriptors: descriptors)
             return true
         } catch {
             end()

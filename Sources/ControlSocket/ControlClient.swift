@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import LinuxSystem
 package import SystemPackage
 
 /// Why a request got no result.
@@ -25,6 +26,8 @@ package struct ControlClient: ~Copyable {
     package let path: String
     /// The daemon's process; 0 where it lives in a process name space that is not visible here.
     package let daemonProcess: Int32
+    /// Whose process that is.
+    package let daemonUser: UInt32
     private let descriptor: OwnedDescriptor
     private var lines: LineReader
 
@@ -45,7 +48,8 @@ package struct ControlClient: ~Copyable {
             guard let connection = try Self.connect(directory, name, owner: owner) else { continue }
             path = "\(directory)/\(name)"
             daemonProcess = connection.process
-            lines = LineReader(connection.descriptor.rawValue)
+            daemonUser = connection.user
+            lines = LineReader(connection.descriptor.rawValue, takesDescriptors: true)
             descriptor = connection.descriptor
             return
         }
@@ -59,13 +63,15 @@ package struct ControlClient: ~Copyable {
         }
         path = socket.path
         daemonProcess = connection.process
-        lines = LineReader(connection.descriptor.rawValue)
+        daemonUser = connection.user
+        lines = LineReader(connection.descriptor.rawValue, takesDescriptors: true)
         descriptor = connection.descriptor
     }
 
     private struct Connection: ~Copyable {
         let descriptor: OwnedDescriptor
         let process: Int32
+        let user: UInt32
     }
 
     /// nil where no daemon of `owner` answers: no socket, a dead one, or one in a directory that
@@ -84,7 +90,7 @@ package struct ControlClient: ~Copyable {
             try SystemCalls.checked { cl_unix_connect(raw, directory.address(name)) }
             let peer = try SystemCalls.peer(of: raw)
             guard peer.user == owner || peer.user == 0 else { return nil }
-            return Connection(descriptor: descriptor, process: peer.process)
+            return Connection(descriptor: descriptor, process: peer.process, user: peer.user)
         } catch {
             switch error {
             case .noSuchFileOrDirectory, .connectionRefused: return nil
@@ -130,6 +136,13 @@ package struct ControlClient: ~Copyable {
                 if pending == nil { item(whole) }
             }
         }
+    }
+
+    /// What there is to read; the descriptors come where the report says that it can be read directly.
+    package mutating func reader(_ options: ReaderOptions) throws(ControlClientError) -> ReaderAccess {
+        _ = lines.takeDescriptors()  // Of an answer that came to nothing.
+        let report: ReaderReport = try request(.reader, options) { _ in }
+        return ReaderAccess(report, lines.takeDescriptors())
     }
 
     package mutating func unmount(

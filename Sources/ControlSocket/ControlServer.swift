@@ -214,7 +214,7 @@ package final class ControlServer: Sendable {
             while let line = try nextLine(&lines, client) {
                 client.beginWork()
                 let answer = RequestHandler(controller: controller, client: client).answer(line)
-                client.finish(answer.line)
+                client.finish(answer.line, answer.descriptors)
                 if !answer.keepsConnection { return }
             }
         } catch {

@@ -1,3 +1,4 @@
+internal import LinuxSystem
 internal import SystemPackage
 
 /// Why no line came.
@@ -14,9 +15,19 @@ enum LineError: Error, Equatable {
 struct LineReader {
     let socket: Int32
     private var buffer: [UInt8] = []
+    /// nil where what a peer sends of descriptors is not taken.
+    private var descriptors: [Descriptor]?
 
-    init(_ socket: Int32) {
+    /// `takesDescriptors`: those that the peer sends are kept for `takeDescriptors`.
+    init(_ socket: Int32, takesDescriptors: Bool = false) {
         self.socket = socket
+        descriptors = takesDescriptors ? [] : nil
+    }
+
+    /// The descriptors that came since the last call.
+    mutating func takeDescriptors() -> [Descriptor] {
+        defer { if descriptors != nil { descriptors = [] } }
+        return descriptors ?? []
     }
 
     /// Waits without a bound until a line begins, or the stream ends.
@@ -56,7 +67,9 @@ struct LineReader {
         let wait = Int32(clamping: max(0, milliseconds))
         do throws(Errno) {
             if try SystemCalls.waitReadable(socket, milliseconds: wait) {
-                return try SystemCalls.receive(socket, into: &buffer)
+                guard var taken = descriptors else { return try SystemCalls.receive(socket, into: &buffer) }
+                defer { descriptors = taken }
+                return try SystemCalls.receive(socket, into: &buffer, descriptors: &taken)
             }
         } catch {
             throw .system(error)

@@ -18,6 +18,8 @@ enum Command: String, Codable, Sendable, CaseIterable {
     case start, stop, status, unmount, changed
     /// What became of the hooks that the client ran.
     case hooks
+    /// What reads the snapshot without requests of the mount asks for, and how it looks whether that still holds.
+    case reader
 }
 
 /// The part of a request that tells how to read the rest.

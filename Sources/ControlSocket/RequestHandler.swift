@@ -1,3 +1,5 @@
+internal import LinuxSystem
+
 /// Carries one request out and words the answer.
 struct RequestHandler {
     let controller: any SnapshotController
@@ -7,6 +9,8 @@ struct RequestHandler {
         var line: [UInt8]
         /// False after bytes that were no request: what follows them can only be worse.
         var keepsConnection: Bool
+        /// What goes with it.
+        var descriptors: [Descriptor] = []
     }
 
     func answer(_ line: [UInt8]) -> Answer {
@@ -83,6 +87,21 @@ struct RequestHandler {
                 _ = packer.flush()
                 return report
             }
+        case .reader:
+            var descriptors: [Descriptor] = []
+            var answer = reply(line, ReaderOptions()) { options throws(ControlFailure) in
+                let own = try ordinary?.ownSnapshot()
+                var access = try controller.readerAccess(options)
+                if ordinary != nil {
+                    // Users read through the mount, where the kernel checks what they may.
+                    access.report.refuse("only root, and who mounted, may read the source past the mount")
+                    if access.report.snapshot != own { throw notTheirs }
+                }
+                if access.report.isDirect { descriptors = access.descriptors }
+                return access.report
+            }
+            answer.descriptors = descriptors
+            return answer
         case .unmount:
             return reply(line, UnmountOptions()) { options throws(ControlFailure) in
                 if let ordinary { throw ordinary.mayNotUnmount }

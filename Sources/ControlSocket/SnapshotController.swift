@@ -10,6 +10,8 @@ package protocol SnapshotController: AnyObject, Sendable {
     func changed(
         _ emit: (ChangeItem) throws(ControlFailure) -> Bool
     ) throws(ControlFailure) -> ChangesReport
+    /// What the snapshot is, and what is needed to read it without the mount.
+    func readerAccess(_ options: ReaderOptions) throws(ControlFailure) -> ReaderAccess
     /// Ends an active snapshot, unmounts; returns when the mount is gone from the name space (the
     /// process exits soon after the reply).
     func unmount(_ options: UnmountOptions) throws(ControlFailure) -> UnmountReport
@@ -22,6 +24,9 @@ package protocol SnapshotController: AnyObject, Sendable {
 }
 
 extension SnapshotController {
+    package func readerAccess(_ options: ReaderOptions) throws(ControlFailure) -> ReaderAccess {
+        throw ControlFailure(.notActive, "no snapshot is active")
+    }
     package func noteHooks(_ options: HooksOptions) throws(ControlFailure) {}
     package func connectionEnded(holding snapshot: UInt64) {}
     package func ownSnapshot(of user: UInt32) -> UInt64? { nil }

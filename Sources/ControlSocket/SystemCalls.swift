@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import LinuxSystem
 internal import SystemPackage
 
 // The few system calls of the control channel. Each throws the Errno of the call that its comment
@@ -53,9 +54,27 @@ enum SystemCalls {
         }
     }
 
-    /// send(2) until all of `bytes` is sent. Never SIGPIPE.
-    static func sendAll(_ socket: Int32, _ bytes: [UInt8]) throws(Errno) {
+    /// recvmsg(2): as `receive`; the descriptors that came with it are added to `descriptors`.
+    static func receive(
+        _ socket: Int32, into buffer: inout [UInt8], descriptors: inout [Descriptor]
+    ) throws(Errno) -> Bool {
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        var came = [Int32](repeating: -1, count: Int(CL_DESCRIPTORS_MAX))
+        var number: Int32 = 0
+        let count = try checked { cl_receive_descriptors(socket, &chunk, chunk.count, &came, &number) }
+        descriptors += came[..<Int(number)].map { Descriptor(owning: $0) }
+        buffer.append(contentsOf: chunk[..<count])
+        return count > 0
+    }
+
+    /// send(2) until all of `bytes` is sent, of which there is at least one; `descriptors` go with the first. Never SIGPIPE.
+    static func sendAll(_ socket: Int32, _ bytes: [UInt8], descriptors: [Int32] = []) throws(Errno) {
         var sent = 0
+        if !descriptors.isEmpty {
+            sent = try checked {
+                cl_send_descriptors(socket, bytes, bytes.count, descriptors, Int32(descriptors.count))
+            }
+        }
         while sent < bytes.count {
             sent += try checked {
                 bytes.withUnsafeBytes { raw in

@@ -17,8 +17,8 @@ extension OverlayView {
     }
 
     /// The run of bytes that begins at `offset`: where they are, and where the run ends.
-    private func run(_ key: InodeKey, from offset: Int64, limit: Int64) -> (Place, Int64) {
-        guard let record = map.record(of: key) else { return (.primary, limit) }
+    private func run(_ key: InodeKey, from offset: Int64, limit: Int64) throws(Errno) -> (Place, Int64) {
+        guard let record = try record(of: key) else { return (.primary, limit) }
         let (place, end) = record.contents.withLock { contents -> (Place, UInt64) in
             let (first, last) = (UInt64(offset / Self.block), RecordLimits.blockCount(limit))
             let (isStored, end) = contents.blocks.run(from: first, limit: last)
@@ -30,8 +30,8 @@ extension OverlayView {
     }
 
     private func stored() -> DeltaFiles {
-        guard let store else { preconditionFailure("a map that has blocks has a store") }
-        return store.files
+        guard let files else { preconditionFailure("a map that has blocks has a store") }
+        return files
     }
 
     /// Reads the data of the cut from `offset` on into `buffer`, as far as `size`, the size at the cut, reaches.
@@ -44,7 +44,7 @@ extension OverlayView {
         let end = offset + min(size - offset, Int64(buffer.count))
         var at = offset
         while at < end {
-            let (place, runEnd) = run(key, from: at, limit: end)
+            let (place, runEnd) = try run(key, from: at, limit: end)
             let piece = UnsafeMutableRawBufferPointer(
                 rebasing: buffer[Int(at - offset)..<Int(runEnd - offset)])
             switch place {
@@ -52,17 +52,19 @@ extension OverlayView {
             case .delta:
                 try stored().read(of: key, into: piece, at: at)
                 // Another reader may have come by it meanwhile, so that it was given up.
-                let (placeNow, keptEnd) = run(key, from: at, limit: runEnd)
+                let (placeNow, keptEnd) = try run(key, from: at, limit: runEnd)
                 if placeNow == .delta { at = keptEnd }
                 continue
             case .primary: break
             }
             guard let primary else { throw .ioError }
             let count = try readFully(primary, into: piece, at: at)
+            let isDoubtful = try wasChangedUnseen(primary)
             // What a writer has stored meanwhile may have been changed before it was read: again, from the delta.
-            let (placeNow, unchangedEnd) = run(key, from: at, limit: runEnd)
+            let (placeNow, unchangedEnd) = try run(key, from: at, limit: runEnd)
             if placeNow != .primary { continue }
             try checkReadable(key)
+            if isDoubtful, map.record(of: key) == nil { throw .ioError }
             let missing = Int(unchangedEnd - at) - count
             if missing > 0 { throw .ioError }  // shorter than at the cut, though nothing was recorded
             at = unchangedEnd
@@ -77,7 +79,7 @@ extension OverlayView {
         guard offset >= 0, offset < size else { throw .noSuchAddressOrDevice }
         var at = offset
         while at < size {
-            let (place, end) = run(key, from: at, limit: size)
+            let (place, end) = try run(key, from: at, limit: size)
             if place == .gone {
                 // It counts as data, whose reading fails.
                 if whence == SEEK_DATA { return at }
@@ -97,7 +99,7 @@ extension OverlayView {
                 try LinuxSystem.seek(file, whence, from: at)
             }
             if !isStored {
-                let (placeNow, unchangedEnd) = run(key, from: at, limit: end)
+                let (placeNow, unchangedEnd) = try run(key, from: at, limit: end)
                 if placeNow != .primary || unchangedEnd < end { continue }
                 try checkReadable(key)
             }

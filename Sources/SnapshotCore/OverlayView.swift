@@ -10,23 +10,40 @@ package import SystemPackage
 /// and look at the map again. A writer makes the map's entry before it changes the primary, so if there is still no
 /// entry, what was read is the version of the cut. Where reading the primary fails, a writer may just be taking the
 /// inode away, between its change and its note of it: then the reader waits for that writer, and asks once more.
+///
+/// In another process than the writer's (`follower`) to look at the map is to catch up with the journal first. There a writer is
+/// not waited for: by its journal an inode is detached before it is taken away, so that is not relied on while the inode is
+/// still found; and whoever moves one to the graveyard need not be waited for where there are handles.
 package struct OverlayView: Sendable {
     package let source: SourceTree
     package let map: DeltaMap
-    /// nil where nothing is stored, the map knowing only what is lost.
-    package let store: DeltaStore?
+    /// Where the versions are that the map tells of; nil where nothing is stored, the map knowing only what is lost.
+    let files: DeltaFiles?
+    /// nil also in another process.
+    let store: DeltaStore?
     let locations: LocationTable
+    /// nil in the process that writes the map.
+    let follower: (any RecordFollower)?
     /// When nobody recorded what was changed; nil for a snapshot that its daemon began.
     let absence: Absence?
 
     init(
-        source: SourceTree, map: DeltaMap, store: DeltaStore?, locations: LocationTable, absence: Absence?
+        source: SourceTree, map: DeltaMap, store: DeltaStore?, files: DeltaFiles?, locations: LocationTable,
+        absence: Absence?, follower: (any RecordFollower)?
     ) {
+        self.files = files ?? store?.files
+        self.follower = follower
         self.absence = absence
         self.source = source
         self.map = map
         self.store = store
         self.locations = locations
+    }
+
+    /// The record of an inode, as it is now.
+    func record(of key: InodeKey) throws(Errno) -> InodeRecord? {
+        try follower?.catchUp()
+        return map.record(of: key)
     }
 
     /// The recorded version of an area, else the primary's. Throws EIO where it is lost.
@@ -36,7 +53,7 @@ package struct OverlayView: Sendable {
         primary: () throws(Errno) -> Version
     ) throws(Errno) -> Version {
         func look() throws(Errno) -> Version? {
-            guard let record = map.record(of: key) else { return nil }
+            guard let record = try record(of: key) else { return nil }
             let (version, isLost) = record.contents.withLock { (recorded($0), $0.isLost) }
             if version == nil && isLost { throw .ioError }
             return version
@@ -48,18 +65,20 @@ package struct OverlayView: Sendable {
         } catch {
             guard waitForWriter(key) else { throw error }
             if let version = try look() { return version }
-            return try primary()
+            let again = try primary()
+            return try look() ?? again
         }
         return try look() ?? version
     }
 
     /// Throws EIO where what is not recorded of an inode is lost.
     func checkNotLost(_ key: InodeKey) throws(Errno) {
-        if map.record(of: key)?.contents.withLock({ $0.isLost }) == true { throw .ioError }
+        if try record(of: key)?.contents.withLock({ $0.isLost }) == true { throw .ioError }
     }
 
     /// Waits for a writer that may be taking an inode away; false where nobody can be.
     private func waitForWriter(_ key: InodeKey) -> Bool {
+        if follower != nil { return true }
         if !source.usesHandles { locations.waitForMoves() }
         guard let record = map.record(of: key) else { return !source.usesHandles }
         record.firstChange.withLock { _ in }
@@ -68,8 +87,21 @@ package struct OverlayView: Sendable {
 
     /// `checkNotLost` for data: nor may they have been changed before they could be read.
     func checkReadable(_ key: InodeKey) throws(Errno) {
-        let isBad = map.record(of: key)?.contents.withLock { $0.isLost || $0.isUnreadable }
+        let isBad = try record(of: key)?.contents.withLock { $0.isLost || $0.isUnreadable }
         if isBad == true { throw .ioError }
+    }
+
+    /// In another process, after something was read of an inode: whether it was changed when nobody recorded that, in redirect
+    /// at any time since the cut. (The daemon has it from the kernel.) To be asked before the map is looked at again: only
+    /// what is not recorded then is doubtful.
+    func wasChangedUnseen(_ descriptor: Descriptor) throws(Errno) -> Bool {
+        guard follower != nil, let absence else { return false }
+        return absence.includes(changeOf: try FileStatus(of: descriptor))
+    }
+
+    /// `wasChangedUnseen`, and the look, which throws EIO where that is so and nothing is recorded.
+    func checkUnchanged(_ key: InodeKey, _ descriptor: Descriptor) throws(Errno) {
+        if try wasChangedUnseen(descriptor), try record(of: key) == nil { throw .ioError }
     }
 
     // MARK: Inodes
@@ -79,15 +111,16 @@ package struct OverlayView: Sendable {
         _ reference: InodeReference, _ flags: Int32,
         find: () throws(Errno) -> Descriptor
     ) throws(Errno) -> Descriptor? {
-        func isDetached() -> Bool {
-            map.record(of: reference.key)?.contents.withLock { $0.place == .detached } ?? false
+        func isDetached() throws(Errno) -> Bool {
+            try record(of: reference.key)?.contents.withLock { $0.place == .detached } == true
         }
-        if isDetached() { return nil }
+        if follower == nil, try isDetached() { return nil }
         do throws(Errno) {
             return try openPresent(reference, flags, find: find)
         } catch {
             guard waitForWriter(reference.key) else { throw error }
-            if isDetached() { return nil }
+            // Another process takes the inode as long as it is there (EMFILE does not say that it is not).
+            if follower == nil || error == .staleNFSFileHandle, try isDetached() { return nil }
             // One that was removed beside the mount, or after it was changed there, is not kept.
             try checkNotLost(reference.key)
             return try openPresent(reference, flags, find: find)
@@ -127,7 +160,10 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.attributes?.extended
         } primary: { () throws(Errno) in
-            try allExtendedAttributes(try descriptor())
+            let inode = try descriptor()
+            let extended = try allExtendedAttributes(inode)
+            try checkUnchanged(reference.key, inode)
+            return extended
         }
     }
 
@@ -137,7 +173,10 @@ package struct OverlayView: Sendable {
         try version(of: reference.key) {
             $0.target
         } primary: { () throws(Errno) in
-            try readLink(try descriptor())
+            let inode = try descriptor()
+            let target = try readLink(inode)
+            try checkUnchanged(reference.key, inode)
+            return target
         }
     }
 
@@ -191,7 +230,7 @@ package struct OverlayView: Sendable {
         } catch {
             // Removed since it was opened: all its names are recorded by then.
             guard waitForWriter(reference.key) else { throw error }
-            let record = map.record(of: reference.key)
+            let record = try record(of: reference.key)
             if record?.contents.withLock({ $0.place == .detached }) == true { return Listing() }
             do throws(Errno) {
                 return try list()
@@ -209,9 +248,10 @@ package struct OverlayView: Sendable {
         of reference: InodeReference, _ directory: Descriptor?
     ) throws(Errno) -> Listing {
         var primary = try primaryListing(of: reference, directory)
+        if let directory { try checkUnchanged(reference.key, directory) }
         try checkNotLost(reference.key)
         // The names that are not recorded by now have not changed since the cut, so each was met exactly once.
-        let changed = map.record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]
+        let changed = try record(of: reference.key)?.contents.withLock { $0.entries } ?? [:]
         if changed.isEmpty {
             primary.sort()
             return primary

@@ -11,6 +11,9 @@ package final class SnapshotCut: Sendable {
     package let map: DeltaMap
     /// Where the versions are that the map tells of; nil in redirect.
     package let store: DeltaStore?
+    /// The same in another process, which reads them only; else nil.
+    private let files: DeltaFiles?
+    private let follower: (any RecordFollower)?
     /// In redirect, where is kept that the snapshot is not exact, for a daemon that takes it up.
     private let notes: Descriptor?
     package let end = SnapshotEnd()
@@ -21,15 +24,17 @@ package final class SnapshotCut: Sendable {
     package let singlePass: SinglePass?
     let locations = LocationTable()
     /// Of a snapshot that was taken up after a kill: when nobody recorded what was changed.
-    let absence: Absence?
+    package let absence: Absence?
     /// Called once, when the snapshot becomes inexact, from a worker: must not wait for anything.
     private let didBecomeInexact: @Sendable (String) -> Void
 
     package init(
         source: SourceTree, store: DeltaStore?, notes: Descriptor? = nil, map: DeltaMap = DeltaMap(),
         absence: Absence? = nil, scope: SnapshotScope? = nil, singlePass: SinglePass? = nil,
+        files: DeltaFiles? = nil, follower: (any RecordFollower)? = nil,
         didBecomeInexact: @escaping @Sendable (String) -> Void
     ) {
+        (self.files, self.follower) = (files, follower)
         self.scope = scope
         self.singlePass = singlePass
         self.source = source
@@ -41,7 +46,9 @@ package final class SnapshotCut: Sendable {
     }
 
     package var overlay: OverlayView {
-        OverlayView(source: source, map: map, store: store, locations: locations, absence: absence)
+        OverlayView(
+            source: source, map: map, store: store, files: files, locations: locations, absence: absence,
+            follower: follower)
     }
 
     /// Gives the snapshot up: its reads fail from now on, and nothing more is stored for it.
@@ -104,8 +111,8 @@ package final class SnapshotCut: Sendable {
 /// time all the same, it was changed past the mount, or the clock was set back. Of what the map has a record already,
 /// nothing tells.
 package struct Absence: Sendable {
-    let cut: Timestamp
-    let end: Timestamp
+    package let cut: Timestamp
+    package let end: Timestamp
 
     /// File systems stamp with the begin of a tick of the clock, which lasts this long at the most (CONFIG_HZ=100).
     private static let tickNanoseconds: Int64 = 10_000_000

@@ -54,7 +54,8 @@ package final class SourceTree: Sendable {
     /// The attributes of an inode without what the store's directory adds to the root: a link, where the file system
     /// counts directories so.
     package func withoutStore(_ status: FileStatus) -> FileStatus {
-        guard status.device == device, InodeKey(status) == rootReference.key, status.links > 2 else {
+        guard !hidden.isEmpty, status.device == device, InodeKey(status) == rootReference.key, status.links > 2
+        else {
             return status
         }
         var status = status

@@ -17,7 +17,7 @@ struct Fusesnap: ParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            Mount.self, Unmount.self, Run.self, Control.self, Doctor.self, Check.self, Recover.self,
+            Mount.self, Unmount.self, Run.self, Control.self, Export.self, Doctor.self, Check.self, Recover.self,
             FreezeHelperCommand.self, HookGuardCommand.self,
         ])
 

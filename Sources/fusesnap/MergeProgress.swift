@@ -1,7 +1,7 @@
 internal import ControlSocket
 internal import Glibc
 
-/// How far a merge is, in words: for the meter of `ctl stop`, for the status and for its watch.
+/// How far a merge or an export is, in words: for the meters of the commands, for the status and for its watch.
 struct MergeProgress {
     private let progress: StopProgress
 
@@ -23,10 +23,10 @@ struct MergeProgress {
 
     private static let barCharacters = 25
 
-    /// One line of less than 80 columns.
-    var bar: String {
+    /// One line of less than 80 columns; `what` is being done.
+    func bar(_ what: String = "merging") -> String {
         let filled = String(repeating: "#", count: percent * Self.barCharacters / 100)
-        return "merging [\(filled.padded(to: Self.barCharacters))] \(text)"
+        return "\(what) [\(filled.padded(to: Self.barCharacters))] \(text)"
     }
 }
 
@@ -37,7 +37,7 @@ final class ProgressMeter {
 
     func show(_ progress: StopProgress) {
         guard isTerminal, progress.bytesTotal > 0 else { return }
-        StandardError.writeText("\r" + MergeProgress(progress).bar + "\u{1b}[K")
+        StandardError.writeText("\r" + MergeProgress(progress).bar() + "\u{1b}[K")
         isShown = true
     }
 

@@ -105,17 +105,53 @@ struct OutputFile {
         }
     }
 
+    /// Lets `body` write all of it to a descriptor; where that throws, a file that was there stays as it was. `failing` makes
+    /// the error of a problem with the file itself.
+    func writeStream<Failure: Error>(
+        _ body: (Descriptor) throws(Failure) -> Void, failing: (Problem) -> Failure
+    ) throws(Failure) {
+        func attempt<Result>(_ call: () throws(Errno) -> Result) throws(Failure) -> Result {
+            do throws(Errno) {
+                return try call()
+            } catch {
+                throw failing(.system(error))
+            }
+        }
+        switch place {
+        case .file(let path):
+            let (file, name) = try attempt { () throws(Errno) in try Self.makeTemporary(path) }
+            do throws(Failure) {
+                try body(file)
+                try attempt { () throws(Errno) in try put(file, name, at: path) }
+            } catch {
+                unlink(name)
+                throw error
+            }
+        case .stream(let stream): try body(stream)
+        case .standard(let descriptor):
+            try body(
+                try attempt { () throws(Errno) in
+                    Descriptor(owning: try checked { fcntl(descriptor, F_DUPFD_CLOEXEC, 3) })
+                })
+        }
+    }
+
     private func replace(_ path: String, _ bytes: [UInt8]) throws(Errno) {
         let (file, name) = try Self.makeTemporary(path)
         do throws(Errno) {
-            try checked { fchmod(file.raw, mode) }
             try Self.store(bytes, in: file.raw)
-            try checked { fsync(file.raw) }
-            try checked { rename(name, path) }
+            try put(file, name, at: path)
         } catch {
             unlink(name)
             throw error
         }
+    }
+
+    /// Puts a temporary file that has been written where it is to be.
+    private func put(_ file: Descriptor, _ name: String, at path: String) throws(Errno) {
+        try checked { fchmod(file.raw, mode) }
+        try checked { fsync(file.raw) }
+        try checked { rename(name, path) }
     }
 
     private static func store(_ bytes: [UInt8], in descriptor: Int32) throws(Errno) {

@@ -19,7 +19,8 @@ private let mayHaveMachines: Bool = {
 struct RecipeTests {
     /// Each section of the document has a test here.
     private static let all = [
-        "restic", "borg", "borgmatic", "kopia", "rsync", "tar", "postgresql", "mariadb", "sqlite", "docker-volume",
+        "restic", "borg", "borgmatic", "kopia", "rsync", "tar", "without-the-mount", "postgresql", "mariadb",
+        "sqlite", "docker-volume",
         "vm-disk-image",
     ]
 
@@ -57,6 +58,8 @@ struct RecipeTests {
     func rsync() throws { try works("rsync") }
 
     @Test("tar") func tar() throws { try works("tar") }
+
+    @Test("an export, without the mount") func export() throws { try works("without-the-mount") }
 
     @Test(
         "PostgreSQL under load comes back whole",

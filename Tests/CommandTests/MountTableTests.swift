@@ -132,7 +132,7 @@ struct CommandTests {
     ) {
         let progress = MergeProgress(StopProgress(bytesDone: done, bytesTotal: total))
         #expect(progress.percent == percent)
-        #expect(progress.bar.filter { $0 == "#" }.count == percent / 4)
-        #expect(progress.bar.count < 80)
+        #expect(progress.bar().filter { $0 == "#" }.count == percent / 4)
+        #expect(progress.bar().count < 80)
     }
 }

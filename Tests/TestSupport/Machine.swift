@@ -42,6 +42,8 @@ package enum Machine {
 
     /// The load that cuts are tested with.
     package static let cutload: String = buildDirectory + "/cutload"
+    /// The example of the library `FusesnapReader`.
+    package static let example: String = buildDirectory + "/snapshot-sizes"
 
     /// Options for every mount of a test: -o with what FUSESNAP_TEST_MOUNT_OPTIONS says, to run all under another policy.
     package static let mountOptions: [String] =

@@ -101,6 +101,13 @@ package struct TreeCapture: Sendable {
         return lines
     }
 
+    /// All but the sockets, which no archive holds.
+    package var withoutSockets: TreeCapture {
+        var result = self
+        result.files = files.filter { $0.value[.kind] != "\(Status.Kind.socket)" }
+        return result
+    }
+
     /// What a snapshot of these owners' files shows: the files, directories of theirs, and those that lead there.
     package func limited(to isOwner: (_ user: UInt32, _ group: UInt32) -> Bool) -> TreeCapture {
         var result = self

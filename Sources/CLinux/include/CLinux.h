@@ -156,6 +156,12 @@ struct cl_change {
  * refers to lies in `events`. */
 size_t cl_next_change(const void *events, size_t size, struct cl_change *change);
 
+/* Descriptors that are sent over a socket with bytes, and received with them: at most so many at once. The kernel closes those
+   that the receiver has no room for. */
+enum { CL_DESCRIPTORS_MAX = 4 };
+ssize_t cl_send_descriptors(int socket, const void *bytes, size_t size, const int *descriptors, int count);
+/* As recv(2); `descriptors` has room for CL_DESCRIPTORS_MAX, of which `count` came. They close on exec. */
+ssize_t cl_receive_descriptors(int socket, void *buffer, size_t size, int *descriptors, int *count);
 /* A descriptor that polls readable once `process` has ended: pidfd_open(2). */
 int cl_pidfd_open(int32_t process);
 

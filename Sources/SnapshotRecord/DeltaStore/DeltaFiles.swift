@@ -66,7 +66,7 @@ package final class DeltaFiles: Sendable {
         if let open = files.descriptor(for: key) { return open }
         let opened = try key.fileName.withCString { (name) throws(Errno) -> Descriptor in
             do throws(Errno) {
-                return try Descriptor.open(at: directory, name, O_RDWR)
+                return try Descriptor.open(at: directory, name, O_RDWR | O_NOFOLLOW)
             } catch .noSuchFileOrDirectory where owner != nil {
                 let made = try Descriptor.open(at: directory, name, O_RDWR | O_CREAT, mode: 0o600)
                 // Not before the name is there: whoever makes names durable in between would miss it.

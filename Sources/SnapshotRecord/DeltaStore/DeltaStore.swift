@@ -72,6 +72,9 @@ package final class DeltaStore: Sendable {
     /// The most that was stored: it grows until all of it is given back.
     package var peakBytes: UInt64 { max(storedBytes, peak.load(ordering: .relaxed)) }
 
+    /// Whether the map is in a journal.
+    package var isJournaled: Bool { journal != nil }
+
     // MARK: The journal
 
     /// Writes to the journal what the map is about to hold: one record, with one write that is not synced.

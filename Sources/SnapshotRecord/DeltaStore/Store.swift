@@ -24,7 +24,7 @@ package final class Store: Sendable {
     static let lockName = FileName("lock")
     private static let leaseName = FileName("lease")
     private static let newLeaseName = FileName("lease.new")
-    static let snapshotName = FileName("snapshot")
+    package static let snapshotName = FileName("snapshot")
     static let graveyardName = FileName("graveyard")
     static let newName = FileName("new")
     private static let stagingName = FileName("staging")
@@ -311,7 +311,7 @@ package final class Store: Sendable {
 
     // MARK: Layers
 
-    static func layerName(_ number: UInt64) -> FileName { FileName(layerPrefix + String(number)) }
+    package static func layerName(_ number: UInt64) -> FileName { FileName(layerPrefix + String(number)) }
 
     /// Of the layers that are there, ascending.
     package func layerNumbers() throws(Errno) -> [UInt64] { try Self.layerNumbers(in: directory) }

@@ -26,7 +26,7 @@ final class RecordStream {
     }
 
     private let file: Descriptor
-    private let end: UInt64
+    private(set) var end: UInt64
     private let seed: UInt32
     /// Where the next record begins; in the end that of the first bytes that are not part of a good one.
     private(set) var offset: UInt64
@@ -50,7 +50,26 @@ final class RecordStream {
         buffer = .allocate(byteCount: JournalFormat.bufferBytes, alignment: 16)
     }
 
+    /// Reads what comes behind the last good record of a scan.
+    init(behind scan: JournalScan) {
+        file = scan.file
+        end = scan.goodBytes
+        seed = JournalFormat.seed(layer: scan.head.layer)
+        offset = scan.goodBytes
+        nextSequence = scan.nextSequence
+        isInBase = false
+        buffer = .allocate(byteCount: JournalFormat.bufferBytes, alignment: 16)
+    }
+
     deinit { buffer.deallocate() }
+
+    /// The file has grown to `end`. What has been read behind the last record is forgotten: the writer may have cut off what
+    /// it could not write whole.
+    func extend(to end: UInt64) {
+        self.end = max(end, offset)
+        held = 0..<0
+        isUnfinished = false
+    }
 
     /// Whether all of what compaction writes has been read, or the journal was never compacted.
     var isPastBase: Bool { !isInBase }
