@@ -182,6 +182,9 @@ import Testing
             try drain.join()
             #expect(finished.code == 3, "\(finished)")
             #expect(finished.errors.contains("no backup"), "\(finished)")
+            guard end == .killed else { return }
+            try mount.waitForEnd()
+            try succeed([Machine.binary, "unmount", mount.mountpoint.string])
         }
     }
 
