@@ -106,6 +106,10 @@ struct MountHelper {
             StandardError.write("mount.fusesnap: \(error.message)\n\(usage)")
             return Code.wrongUsage
         }
+        let given = request.options.flatMap(MountOptions.split)
+        if given.contains("remount") {
+            return request.isFake ? Code.done : remount(words[request.paths[1]], given)
+        }
         let options = request.options.flatMap { ["-o", $0] }
         let paths = request.paths.map { words[$0] }
         do {
@@ -122,15 +126,32 @@ struct MountHelper {
         for index in request.paths {
             arguments.append(CommandLine.unsafeArgv[index + 1].map { strdup($0) } ?? nil)
         }
-        return call(arguments + [nil])
+        return call("/proc/self/exe", arguments + [nil])
     }
 
-    private static func call(_ words: [UnsafeMutablePointer<CChar>?]) -> Int32 {
+    /// What `mount -o remount` may change of a mount that is there: the kernel's own flags. mount(8) names all options
+    /// that the mount has; the daemon's stay as they are.
+    private static let remountFlags: Set<String> = [
+        "remount", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime",
+        "nodiratime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "dirsync", "sync",
+        "async",
+    ]
+
+    /// mount(8) itself does it, where it does not call its helper.
+    private static func remount(_ mountpoint: String, _ options: [String]) -> Int32 {
+        let list = options.filter { remountFlags.contains($0) }.joined(separator: ",")
+        return call("mount", (["mount", "-i", "-o", list, mountpoint] as [String]).map { strdup($0) } + [nil])
+    }
+
+    /// Runs a program, found by PATH, with these words; the helper's exit code.
+    private static func call(
+        _ program: String, _ words: [UnsafeMutablePointer<CChar>?]
+    ) -> Int32 {
         defer { for case let word? in words { free(word) } }
         var child: pid_t = 0
-        let failure = posix_spawn(&child, "/proc/self/exe", nil, nil, words, environ)
+        let failure = posix_spawnp(&child, program, nil, nil, words, environ)
         if failure != 0 {
-            StandardError.write("mount.fusesnap: cannot start fusesnap: \(Errno(rawValue: failure))")
+            StandardError.write("mount.fusesnap: cannot start \(program): \(Errno(rawValue: failure))")
             return Code.systemError
         }
         var status: Int32 = 0

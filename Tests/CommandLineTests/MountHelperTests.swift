@@ -53,6 +53,30 @@ import Testing
     }
 
     @Test(
+        "a mount becomes read-only and writable again",
+        .enabled(if: Machine.canMount && Machine.isRoot, "needs root"))
+    func remount() throws {
+        try with { top in
+            let (source, point) = ((top / "source").string, top / "mnt")
+            #expect(try helper([source, point.string], in: top).code == 0)
+            try (point / "before").create()
+            // As mount(8) calls it: with all that the mount table tells of the mount.
+            let rest = "user_id=0,group_id=0,default_permissions,allow_other,max_read=524288"
+            for (flag, error) in [("ro", Errno.readOnlyFileSystem), ("rw", nil)] as [(String, Errno?)] {
+                let done = try helper([source, point.string, "-o", "\(flag),remount,\(rest)"], in: top)
+                #expect(done.code == 0 && done.errors.isEmpty, "\(done)")
+                if let error {
+                    #expect(throws: error) { try (point / "after").create() }
+                } else {
+                    try (point / "after").create()
+                }
+            }
+            #expect((top / "source/after").exists)
+            try succeed([Machine.binary, "unmount", point.string])
+        }
+    }
+
+    @Test(
         "wrong use is mount(8)'s exit code 1, and nothing is mounted",
         arguments: [
             (["source"], "mount point"), (["source", "mnt", "more"], "mount point"),
