@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 internal import Synchronization
 
 /// Whether the worker that reads looks for the next request for a moment before it sleeps.
@@ -18,9 +19,15 @@ final class Anticipation: Sendable {
     private let hope = Atomic<Int>(0)
     private static let hopeMax = 16
     private static let disappointment = 4
+    /// Where there is one processor, whoever asks cannot do so meanwhile.
+    private let hasOthers: Bool
+
+    init(processors: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN))) {
+        hasOthers = processors > 1
+    }
 
     /// Whether the next request is likely to come in time.
-    var isHopeful: Bool { hope.load(ordering: .relaxed) > 0 }
+    var isHopeful: Bool { hasOthers && hope.load(ordering: .relaxed) >= Self.disappointment }
 
     /// Returns when a request waits at `channel`, or time is over, or a signal has come.
     func look(_ channel: Int32) {

@@ -9,7 +9,7 @@ import Testing
 
     @Test("it looks once requests come quickly, and stops when they do not")
     func learns() {
-        let anticipation = Anticipation()
+        let anticipation = Anticipation(processors: 2)
         #expect(!anticipation.isHopeful)
         anticipation.learn(waited: late, looking: false)
         #expect(!anticipation.isHopeful)
@@ -23,11 +23,18 @@ import Testing
 
     @Test("one that looked in vain most of the time does not go on")
     func mixed() {
-        let anticipation = Anticipation()
+        let anticipation = Anticipation(processors: 2)
         for _ in 0..<50 {
             anticipation.learn(waited: quick, looking: true)
             anticipation.learn(waited: late, looking: true)
         }
+        #expect(!anticipation.isHopeful)
+    }
+
+    @Test("it does not look where there is one processor")
+    func alone() {
+        let anticipation = Anticipation(processors: 1)
+        for _ in 0..<100 { anticipation.learn(waited: quick, looking: false) }
         #expect(!anticipation.isHopeful)
     }
 
