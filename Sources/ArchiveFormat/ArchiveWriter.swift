@@ -51,9 +51,9 @@ package struct ArchiveWriter: ~Copyable {
     private let skipsHoles: Bool
     private var archive: OpaquePointer { memory.archive }
     private var entry: OpaquePointer { memory.entry }
-    /// Of the member that was begun: where its next data go, and its size.
     /// Of the directory that is restored to: libarchive sets times of those that it makes.
     private var top: FileStatus?
+    /// Of the member that was begun: where its next data go, and its size.
     private var at: Int64 = 0
     private var size: Int64 = 0
 

@@ -106,7 +106,7 @@ package final class SnapshotLifecycle: Sendable {
     let deltaBytesMax: UInt64?
     /// Whether snapshots are kept by redirecting changes.
     package let redirects: Bool
-    /// Held by whoever changes the phase or gives space back, across I/O; never by a worker inside the gate.
+    /// Held by whoever changes the phase, must meet no such change half done, or gives space back, across I/O; never by a worker inside the gate.
     let transitions = Mutex<Void>(())
     let generation = MutexBox<Generation?>(nil)
     /// Where changes go in redirect, from the start of a snapshot until its merge has ended.

@@ -5,7 +5,7 @@ import SystemPackage
 
 /// What the kernel caches for a mount: how far it reads ahead in its files, and how much written data it gathers for it
 /// (`io=writeback`). Set in /sys/class/bdi, which root may.
-struct BackingDevice {
+struct BackingDevice: Sendable {
     private let directory: String
 
     /// By default it is 128 KiB, so that a file that is read from one end to the other comes in as many small requests.

@@ -71,8 +71,14 @@ struct Daemon {
         // Whatever ends the serving: the mount goes, then the snapshot, then the socket.
         defer { session.unmount() }
         let mountpoint = configuration.mountpoint
-        session.whenAgreed { BackingDevice(mountpoint)?.raise() }
-        follow(session, fileSystem)
+        // Looked for once: later something else may be mounted there.
+        let device = MutexBox<BackingDevice?>(nil)
+        session.whenAgreed {
+            let found = BackingDevice(mountpoint)
+            found?.raise()
+            device.mutex.withLock { $0 = found }
+        }
+        follow(session, fileSystem, device)
         lifecycle.resume()
         let controller = Controller(
             configuration, lifecycle, store: store.path, requestCounts: { session.requestCounts })
@@ -101,12 +107,14 @@ struct Daemon {
         return 0
     }
 
-    private func follow(_ session: Session, _ fileSystem: MountedFileSystem) {
+    private func follow(
+        _ session: Session, _ fileSystem: MountedFileSystem, _ device: MutexBox<BackingDevice?>
+    ) {
         let mountpoint = configuration.mountpoint
         fileSystem.follow(
             session,
             launcher: FreezeHelperCommand.Launcher(mountpoint: mountpoint),
-            willFreeze: { BackingDevice(mountpoint)?.gather(isFreezing: $0) },
+            willFreeze: { isFreezing in device.mutex.withLock { $0 }?.gather(isFreezing: isFreezing) },
             didBecomeInexact: { reason in
                 Log.standard.error("\(mountpoint): the snapshot is not exact any more: \(reason)")
             })
