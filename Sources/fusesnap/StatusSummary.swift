@@ -176,9 +176,9 @@ enum Instant {
     /// Seconds since 1970 of an RFC 3339 instant in UTC, as the daemon writes it.
     static func seconds(_ text: String) -> Double? {
         var parts = tm()
-        guard let rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &parts) else { return nil }
-        let tail = String(cString: rest)
-        guard tail.hasSuffix("Z") else { return nil }
+        // What strptime(3) returns points into the text.
+        let tail = text.withCString { strptime($0, "%Y-%m-%dT%H:%M:%S", &parts).map { String(cString: $0) } }
+        guard let tail, tail.hasSuffix("Z") else { return nil }
         let fraction = tail.dropLast()
         guard fraction.isEmpty || fraction.hasPrefix("."), let part = Double("0\(fraction)") else { return nil }
         return Double(timegm(&parts)) + part

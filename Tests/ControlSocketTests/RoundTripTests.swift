@@ -33,14 +33,14 @@ struct RoundTripTests {
         let report = try client.changed { items.append($0) }
         #expect(report.count == items.count)
         #expect(items == under.controller.changes)
+        // The connection goes on.
+        #expect(try client.status().state == .idle)
         let raw = try under.rawConnection()
         raw.send("{\"protocol\":1,\"command\":\"changed\"}\n")
         raw.endSending()
         let lines = raw.receiveAll().split(separator: "\n")
         #expect(lines.count > 10)
         #expect(lines.allSatisfy { $0.utf8.count <= ControlProtocol.lineBytesMax })
-        // The connection goes on.
-        #expect(try client.status().state == .idle)
     }
 
     @Test func `a client that reads late is not cut off by a heartbeat`() throws {
