@@ -285,7 +285,7 @@ import Testing
             let head = try place.file.contents()
             let newer = RecordError.newer(file: place.file.string, version: 1)
             for (what, bytes) in [
-                ("a kind of record", record(5, 0, [])), ("a kind of change", record(1, 0, [13] + key)),
+                ("a kind of record", record(6, 0, [])), ("a kind of change", record(1, 0, [13] + key)),
                 ("a place", record(1, 0, [9] + key + [4])),
                 ("a flag of an inode", record(1, 0, [11] + key + [8])),
                 ("an entry", record(1, 0, [2] + key + number(UInt16(1)) + [65, 0, 2])),

@@ -187,6 +187,7 @@ struct ChangeGenerator {
                 through: random.next() % (sequence + 1), inodes: (0..<random.number(0...6)).map { _ in key() })
         case 2: .sealed
         case 3: .discarded
+        case 4: .cut(LinuxSystem.Timestamp(seconds: Int64(random.number(0...2_000_000_000)), nanoseconds: 7))
         default: .changes(changes())
         }
     }

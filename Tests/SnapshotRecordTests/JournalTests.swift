@@ -108,6 +108,8 @@ import Testing
             #expect(scan.nextSequence == UInt64(written.count) && scan.goodBytes == journal.bytes)
             #expect(scan.sealedSequence == written.lastIndex(of: .sealed).map { UInt64($0) })
             #expect(scan.isDiscarded == written.contains(.discarded))
+            let cuts = written.compactMap { if case .cut(let time) = $0 { time } else { nil } }
+            #expect(scan.head.cut == cuts.last ?? JournalHead.test().cut && scan.head == journal.head)
         }
     }
 

@@ -69,11 +69,8 @@ package final class Redirect: Sendable {
 
     /// After all has been done for a start: says in the journal when the cut was.
     package func didStart(_ cut: Timestamp) {
-        let journal = stack.top.journal
-        var head = journal.head
-        head.cut = cut
         do throws(Errno) {
-            try journal.restate(head)
+            try stack.top.journal.append(.cut(cut))
         } catch {
             // It says when the start began: a daemon that takes the snapshot up takes what was changed in between for changed
             // after the cut, and fails its reads, which is the safe side.

@@ -89,9 +89,7 @@ package final class DeltaStore: Sendable {
             if let whyUnjournaled { try KeptFiles.noteUnjournaled(whyUnjournaled, in: files.directory) }
             return
         }
-        var head = journal.head
-        head.cut = cut
-        try journal.restate(head)
+        try journal.append(.cut(cut))
         try journal.append(.mark(through: 0, inodes: []))
     }
 

@@ -71,7 +71,10 @@ extension Journal {
             }
             isInForce = true
             state.file = base.file
+            // When the cut was may have been noted meanwhile.
+            let cut = state.head.cut
             state.head = head
+            state.head.cut = cut
             state.through = max(state.through, durable.nextSequence)
             if !isSealKept, state.sealedSequence == start.sealedSequence { state.sealedSequence = nil }
             (state.syncError, state.isNameUnsynced) = (nil, true)

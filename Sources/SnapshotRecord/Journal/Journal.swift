@@ -12,6 +12,9 @@ package enum JournalEvent: Sendable, Equatable {
     case mark(through: UInt64, inodes: [InodeKey])
     case sealed
     case discarded
+    /// When the cut was, which is known at the end of a start: the head says only when that began. It counts whether a mark
+    /// covers it or not.
+    case cut(Timestamp)
 }
 
 /// The journal of one layer: the file `journal` in its directory, which is appended to only.
@@ -92,6 +95,7 @@ package final class Journal: Sendable {
     /// Of the record that comes next.
     package var nextSequence: UInt64 { state.withLock { $0.nextSequence } }
 
+    /// With the time of the cut that has been noted since it was written.
     package var head: JournalHead { state.withLock { $0.head } }
 
     /// The size of the file, without what is allocated ahead.
@@ -106,17 +110,6 @@ package final class Journal: Sendable {
     package func append(_ event: JournalEvent) throws(Errno) -> UInt64 {
         try state.withLock { (state) throws(Errno) in
             try state.append(event)
-        }
-    }
-
-    /// Writes the head anew, in its place: of the same layer (else EINVAL). Neither is it synced.
-    package func restate(_ head: JournalHead) throws(Errno) {
-        try state.withLock { (state) throws(Errno) in
-            guard head.layer == state.head.layer else { throw .invalidArgument }
-            let buffer = RecordBuffer()
-            buffer.put(head, isCompacted: false, firstSequence: 0)
-            try writeFully(state.file.descriptor, buffer.bytes, at: 0)
-            state.head = head
         }
     }
 
@@ -185,6 +178,7 @@ extension Journal.State {
         case .mark: kind = .mark
         case .sealed: kind = .sealed
         case .discarded: kind = .discarded
+        case .cut: kind = .cut
         }
         let record = buffer.beginRecord(kind, sequence: sequence)
         switch event {
@@ -193,6 +187,8 @@ extension Journal.State {
         case .mark(let through, let inodes):
             precondition(through <= sequence, "a mark covers what was recorded before it")
             try buffer.putMark(through: through, .listed, inodes)
+        case .cut(let time):
+            buffer.put(time)
         case .sealed, .discarded:
             break
         }
@@ -204,6 +200,7 @@ extension Journal.State {
         case .mark(let through, _): self.through = max(self.through, through)
         case .sealed: sealedSequence = sequence
         case .discarded: isDiscarded = true
+        case .cut(let time): head.cut = time
         }
         return sequence
     }

@@ -105,7 +105,7 @@ package final class JournalFollower: Sendable {
     private func isEnd(_ record: RecordStream.Record) throws(DecodeProblem) -> Bool {
         switch record.kind {
         case .sealed, .baseSealed, .discarded, .baseDiscarded: return true
-        case .mark, .baseMark: return false
+        case .mark, .baseMark, .cut: return false
         case .changes, .baseChanges: break
         }
         guard let map else { return false }

@@ -90,6 +90,7 @@ enum RecordKind: UInt8 {
     case mark = 2
     case sealed = 3
     case discarded = 4
+    case cut = 5
     case baseChanges = 0x81
     case baseMark = 0x82
     case baseSealed = 0x83

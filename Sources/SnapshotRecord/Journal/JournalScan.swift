@@ -23,6 +23,7 @@ package struct JournalScan: Sendable {
         case marked
     }
 
+    /// With the time of the cut that a record says.
     package let head: JournalHead
     /// Of the record that would come next.
     package let nextSequence: UInt64
@@ -81,10 +82,12 @@ package struct JournalScan: Sendable {
         let head = try StoredHead(UnsafeRawBufferPointer(rebasing: front[..<count]), file: path)
         guard let head else { throw .noHead(file: path) }
         stored = head
-        self.head = head.head
         let size = UInt64(clamping: status.size)
         let stream = RecordStream(file, head, end: size)
         marks = try Self.marks(stream, path)
+        var stated = head.head
+        if let cut = marks.cut { stated.cut = cut }
+        self.head = stated
         guard stream.isPastBase else {
             throw .damaged(
                 file: path, offset: stream.offset,
@@ -190,6 +193,8 @@ extension RecordStream.Record {
             return .sealed
         case .discarded, .baseDiscarded:
             return .discarded
+        case .cut:
+            return .cut(try reader.time())
         }
     }
 }
@@ -203,6 +208,7 @@ private struct JournalMarks {
     var last: UInt64?
     var sealed: UInt64?
     var isDiscarded = false
+    var cut: Timestamp?
 
     /// Whether a change counts after a power cut.
     func covers(_ change: RecordChange, _ sequence: UInt64) -> Bool {
@@ -231,6 +237,8 @@ private struct JournalMarks {
             sealed = try reader.number(UInt64.self)
         case .discarded, .baseDiscarded:
             isDiscarded = true
+        case .cut:
+            cut = try reader.time()
         }
         if record.kind != .mark, record.kind != .baseMark { try reader.expectEnd() }
     }

@@ -59,7 +59,7 @@ final class RecordBuffer {
         put(key.birth)
     }
 
-    private func put(_ time: Timestamp) {
+    func put(_ time: Timestamp) {
         put(time.seconds)
         put(time.nanoseconds)
     }
