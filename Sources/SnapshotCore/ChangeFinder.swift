@@ -26,6 +26,8 @@ package struct ChangeFinder: ~Copyable {
     /// In redirect, what was changed beside the mount; preserve has that in its records.
     private let beside: DeltaMap?
     private let records: [InodeRecord]
+    /// Inodes with records that are of no concern to a snapshot of some users' files.
+    private let hidden: Set<InodeKey>
     private var places: SourcePlaces
     /// The first name that an inode has to the record and not in the source.
     private var recordedPlaces: [InodeKey: Place] = [:]
@@ -47,25 +49,32 @@ package struct ChangeFinder: ~Copyable {
     }
 
     package init(_ preserve: Preserve) {
-        self.init(preserve.cut, preserve.map, recordsThen: true)
+        self.init(preserve.cut, preserve.map, recordsThen: true) {
+            preserve.cut.isOfScope($0.contents.withLock { $0.attributes })
+        }
     }
 
     /// Of what is redirected while a snapshot is active.
     package init(_ redirect: Redirect) {
-        self.init(redirect.cut, redirect.stack.top.map, recordsThen: false)
+        self.init(redirect.cut, redirect.stack.top.map, recordsThen: false, where: redirect.isOfScope)
     }
 
-    private init(_ cut: SnapshotCut, _ map: DeltaMap, recordsThen: Bool) {
+    private init(
+        _ cut: SnapshotCut, _ map: DeltaMap, recordsThen: Bool, where isOfScope: (InodeRecord) -> Bool
+    ) {
         source = cut.source
         self.map = map
         end = cut.end
         self.recordsThen = recordsThen
+        let all = map.records
+        let known = cut.scope == nil ? all : all.filter(isOfScope)
+        hidden = cut.scope == nil ? [] : Set(all.map(\.key)).subtracting(known.map(\.key))
         if recordsThen {
             beside = nil
-            records = map.records.filter { cut.isOfScope($0.contents.withLock { $0.attributes }) }
+            records = known
         } else {
             beside = cut.map
-            records = map.records + cut.map.records.filter { map.record(of: $0.key) == nil }
+            records = known + cut.map.records.filter { map.record(of: $0.key) == nil }
         }
         places = SourcePlaces(source: cut.source, map: map)
     }
@@ -79,7 +88,7 @@ package struct ChangeFinder: ~Copyable {
         try check()
         places.find(records)
         try compareNames()
-        for (key, names) in names where isNew(key) {
+        for (key, names) in names where isNew(key) && !hidden.contains(key) {
             for place in names.gained { try tell(created(key, place)) }
         }
         for record in records where !isNew(record.key) {

@@ -51,7 +51,9 @@ extension Preserve {
     }
 
     /// How much has changed of what the snapshot shows. Costs as much as has changed.
-    package var changes: DeltaMap.Changes { map.changes { cut.isOfScope($0) } }
+    package var changes: DeltaMap.Changes {
+        map.changes { cut.isOfScope($0.contents.withLock { $0.attributes }) }
+    }
 }
 
 extension SnapshotCut {

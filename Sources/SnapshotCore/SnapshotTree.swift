@@ -138,10 +138,8 @@ package struct SnapshotTree: Sendable {
     /// Whether the backup reads every file once, so that it matters what it has read.
     package var isSinglePass: Bool { cut.singlePass != nil }
 
-    /// After whole blocks of a file have been read by the backup itself.
-    package func didRead(_ blocks: Range<UInt64>, of key: InodeKey) {
-        cut.didRead(blocks, of: key)
-    }
+    /// Whether it is the tree of this cut.
+    package func shows(_ cut: SnapshotCut) -> Bool { self.cut === cut }
 
     package func seek(
         _ key: InodeKey, primary: Descriptor?, size: Int64, _ whence: Int32, from offset: Int64

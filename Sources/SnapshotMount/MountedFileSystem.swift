@@ -253,7 +253,9 @@ package final class MountedFileSystem: FileSystemOperations {
     package func synchronize(node: UInt64, handle: UInt64, dataOnly: Bool) throws(Errno) {
         if isSnapshot(node) { return }
         let file = try live.file(handle)
-        if let redirect = lifecycle.redirect { return try redirect.synchronize(file.reference) }
+        if let redirect = lifecycle.redirect, try !redirect.isOthers(try file.target()) {
+            return try redirect.synchronize(file.reference)
+        }
         try live.synchronize(node, file, dataOnly: dataOnly)
     }
 

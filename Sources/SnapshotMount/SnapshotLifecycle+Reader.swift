@@ -46,6 +46,7 @@ extension SnapshotLifecycle {
             guard preserve.store.isJournaled else { return .failure(.unjournaled) }
             (directory, name) = (preserve.store.files.directory, Store.snapshotName)
         case .redirect(let redirect):
+            if redirect.terms.changesSource { return .failure(.unjournaled) }
             // While a snapshot is active there is no other layer.
             let layer = redirect.stack.top
             (directory, name) = (layer.files.directory, Store.layerName(layer.number))

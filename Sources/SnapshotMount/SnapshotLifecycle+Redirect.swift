@@ -10,7 +10,7 @@ extension SnapshotLifecycle {
     /// How often what applications did is made durable though nobody asks for it.
     private static let commitPeriod = Duration.seconds(5)
 
-    func makeRedirect(_ serial: UInt64) throws(Errno) -> Redirect {
+    func makeRedirect(_ serial: UInt64, _ terms: SnapshotTerms) throws(Errno) -> Redirect {
         guard let boot else { throw .notSupported }
         let number = (try store.layerNumbers().max() ?? 0) + 1
         // What an idle daemon may have left: from now on there is a journal that speaks of all that is in there.
@@ -21,14 +21,17 @@ extension SnapshotLifecycle {
         let layer = try Redirect.makeLayer(number, in: store, head, bytesMax: deltaBytesMax)
         do throws(Errno) {
             try layer.makeReserve()
+            try terms.keep(in: layer.files.directory)
         } catch {
             try store.removeLayer(number)
             throw error
         }
         let cut = SnapshotCut(
-            source: source, store: nil, notes: layer.files.directory, didBecomeInexact: tellInexact)
+            source: source, store: nil, notes: layer.files.directory, scope: terms.scope,
+            singlePass: terms.isSinglePass ? SinglePass(credentials) : nil, didBecomeInexact: tellInexact)
         return try Redirect(
-            [layer], cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: deltaBytesMax)
+            [layer], cut: cut, terms: terms, store: store, credentials: credentials, boot: boot,
+            bytesMax: deltaBytesMax)
     }
 
     /// Makes durable now and then what applications did, and keeps the journal short.
@@ -92,7 +95,7 @@ extension SnapshotLifecycle {
         }
         didEnd(isServing)
         let ended = Ended(
-            summary: summary, end: .current, changes: sealed.map.changes, wasWatchingSource: wasWatching)
+            summary: summary, end: .current, changes: redirect.changes(of: sealed), wasWatchingSource: wasWatching)
         try merge(redirect, report)
         return ended
     }
@@ -127,7 +130,7 @@ extension SnapshotLifecycle {
     }
 
     /// Ends the snapshot and throws all away that was changed since the cut. Throws ENODATA where none is active, EBUSY
-    /// where its merge has begun.
+    /// where its merge has begun, EPERM where a part of the changes is in the source already (`SnapshotTerms`).
     package func discard(isServing: Bool = true) throws(Errno) -> Ended {
         try transitions.withLock { (_) throws(Errno) in
             guard let ending = generation.mutex.withLock({ $0 }), case .redirect(let redirect) = ending.embodiment

@@ -41,6 +41,12 @@ extension SnapshotLifecycle {
         }
         switch outcome {
         case .nothing: return
+        case .active(let redirect, _) where discards && redirect.terms.changesSource:
+            throw .system(
+                .notPermitted,
+                action:
+                    "discard what is in the source already in part, since the snapshot was of some users' files or"
+                    + " for a single pass, (run it without --discard) from", path: store.path)
         case .active(let redirect, let head) where discards:
             try attempt("discard what was redirected in") { () throws(Errno) in try redirect.discard(gate) {} }
             note(.thrownAway(head.cut))

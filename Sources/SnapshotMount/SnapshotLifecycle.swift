@@ -202,25 +202,35 @@ package final class SnapshotLifecycle: Sendable {
             releasedBytes: cut.singlePass.map { $0.released.count * UInt64(RecordLimits.blockBytes) })
     }
 
+    /// After whole blocks of a file have been read by the backup itself: in a single pass they need not be kept.
+    func didRead(_ blocks: Range<UInt64>, of reference: InodeReference, in tree: SnapshotTree) {
+        if blocks.isEmpty { return }
+        // A seal must not come in between.
+        gate.pass {
+            guard let cut = generation.mutex.withLock({ $0?.embodiment.cut }), tree.shows(cut) else { return }
+            if let redirect {
+                redirect.didRead(blocks, of: reference)
+            } else {
+                cut.didRead(blocks, of: reference.key)
+            }
+        }
+    }
+
     package func countBytesRead(_ number: Int) {
         generation.mutex.withLock { $0 }?.bytesRead.add(UInt64(number), ordering: .relaxed)
     }
 
-    /// Freezes the writers and takes the cut. `scope`: of these users' files; `singlePass`: what has been read need not be
-    /// kept. Both in preserve alone.
+    /// Freezes the writers and takes the cut.
     package func start(
-        _ limits: Freezer.Limits, of scope: SnapshotScope? = nil, singlePass: Bool = false
+        _ limits: Freezer.Limits, _ terms: SnapshotTerms = SnapshotTerms()
     ) throws(StartFailure) -> Started {
         try transitions.withLock { (_) throws(StartFailure) -> Started in
             if generation.mutex.withLock({ $0 }) != nil { throw .isActive }
-            if redirects && (scope != nil || singlePass) {
-                preconditionFailure("in redirect a snapshot is of everybody's files, and keeps them all")
-            }
             if redirect != nil {
                 throw mergeFailure.withLock { $0 }.map { .isUnmerged($0) } ?? .isMerging
             }
             let number = serial.add(1, ordering: .relaxed).newValue
-            let embodiment = try makeEmbodiment(number, scope, singlePass)
+            let embodiment = try makeEmbodiment(number, terms)
             let (cut, report) = try takeCut(limits, embodiment, number)
             lastFreeze.withLock { $0 = report }
             observer.mutex.withLock { $0 }?.didStart(embodiment.cut)
@@ -230,12 +240,12 @@ package final class SnapshotLifecycle: Sendable {
     }
 
     private func makeEmbodiment(
-        _ serial: UInt64, _ scope: SnapshotScope?, _ isSinglePass: Bool
+        _ serial: UInt64, _ terms: SnapshotTerms
     ) throws(StartFailure) -> Embodiment {
         do throws(Errno) {
             try credentials.assumeDaemon()
-            if redirects { return .redirect(try makeRedirect(serial)) }
-            let whyUnjournaled = Self.whyUnjournaled(scope, isSinglePass)
+            if redirects { return .redirect(try makeRedirect(serial, terms)) }
+            let whyUnjournaled = Self.whyUnjournaled(terms)
             let head =
                 whyUnjournaled != nil
                 ? nil
@@ -249,7 +259,7 @@ package final class SnapshotLifecycle: Sendable {
                     source: source,
                     store: try DeltaStore(
                         in: store, bytesMax: deltaBytesMax, head: head, whyUnjournaled: whyUnjournaled),
-                    credentials: credentials, scope: scope, isSinglePass: isSinglePass,
+                    credentials: credentials, scope: terms.scope, isSinglePass: terms.isSinglePass,
                     didBecomeInexact: tellInexact))
         } catch {
             throw .store(error)
@@ -258,9 +268,12 @@ package final class SnapshotLifecycle: Sendable {
 
     /// Whose files a snapshot is of, and what of it has been read and given up, is in no journal: after a kill it could not
     /// be known to be exact.
-    private static func whyUnjournaled(_ scope: SnapshotScope?, _ isSinglePass: Bool) -> String? {
-        if scope != nil { return "it was of some users' files (--user, --group), and of such no journal is kept" }
-        return isSinglePass ? "it was for a single pass (--single-pass), and of such no journal is kept" : nil
+    private static func whyUnjournaled(_ terms: SnapshotTerms) -> String? {
+        if terms.scope != nil {
+            return "it was of some users' files (--user, --group), and of such no journal is kept"
+        }
+        return terms.isSinglePass
+            ? "it was for a single pass (--single-pass), and of such no journal is kept" : nil
     }
 
     /// Tells that a snapshot has become inexact.

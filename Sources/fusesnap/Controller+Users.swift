@@ -7,12 +7,6 @@ extension Controller {
     /// Whose files the snapshot of a start is of: an ordinary user's of their own.
     func scope(of options: StartOptions, _ limits: Freezer.Limits) throws(ControlFailure) -> Scope {
         let isSinglePass = options.singlePass ?? false
-        if configuration.mode == .redirect, options.users != nil || options.groups != nil || isSinglePass {
-            throw ControlFailure(
-                .badRequest,
-                "--user, --group and --single-pass are for mounts in mode preserve; this one redirects, and keeps"
-                    + " everybody's files whole until the stop")
-        }
         let wanted = Scope(users: options.users, groups: options.groups, isSinglePass: isSinglePass)
         guard case .user(let user) = options.requester else { return wanted }
         let isOwn = (wanted.users ?? [user]).allSatisfy { $0 == user }

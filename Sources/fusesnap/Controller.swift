@@ -50,9 +50,11 @@ final class Controller: SnapshotController {
         var groups: [UInt32]?
         var isSinglePass = false
 
-        var snapshotScope: SnapshotScope? {
-            if users == nil && groups == nil { return nil }
-            return SnapshotScope(users: Set(users ?? []), groups: Set(groups ?? []))
+        var terms: SnapshotTerms {
+            let isLimited = users != nil || groups != nil
+            return SnapshotTerms(
+                scope: isLimited ? SnapshotScope(users: Set(users ?? []), groups: Set(groups ?? [])) : nil,
+                isSinglePass: isSinglePass)
         }
     }
 
@@ -164,7 +166,7 @@ final class Controller: SnapshotController {
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
-            started = try lifecycle.start(limits, of: scope.snapshotScope, singlePass: scope.isSinglePass)
+            started = try lifecycle.start(limits, scope.terms)
         } catch {
             hooks.thaw()
             for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
@@ -305,6 +307,12 @@ final class Controller: SnapshotController {
                     "the snapshot has ended, and its changes are being merged: they cannot be thrown away any more"
                 )
             }
+            if error == .notPermitted {
+                throw ControlFailure(
+                    .refused,
+                    "the snapshot is of some users' files, or for a single pass: a part of what was changed since is in the"
+                        + " source already, and cannot be thrown away; stop it without --discard")
+            }
             throw ControlFailure(.failed, "the changes could not be thrown away: \(error); nothing has changed")
         }
     }
@@ -395,7 +403,13 @@ final class Controller: SnapshotController {
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         status.requests = requestCounts()
         let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
-        (status.users, status.groups) = (scope?.users, scope?.groups)
+        if let scope {
+            (status.users, status.groups) = (scope.users, scope.groups)
+        } else if let scope = summary?.scope {
+            // Taken up after a kill.
+            status.users = scope.users.isEmpty ? nil : scope.users.sorted()
+            status.groups = scope.groups.isEmpty ? nil : scope.groups.sorted()
+        }
         status.releasedBytes = summary?.releasedBytes
         return status
     }

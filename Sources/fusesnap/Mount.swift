@@ -63,11 +63,6 @@ struct Mount: ParsableCommand {
         if store != nil && options.store != nil || maxDelta != nil && options.maxDelta != nil {
             throw ValidationError("the store or its bound is given twice: by its own option, and by -o")
         }
-        if options.admitsUsers && (options.mode ?? mode) == .redirect {
-            throw ValidationError(
-                "user_snapshots is for mode preserve: in redirect a snapshot is of everybody's files; leave one out"
-            )
-        }
         if source.isEmpty || mountpoint?.isEmpty == true || store?.isEmpty == true {
             throw ValidationError("a path is empty; name a directory")
         }

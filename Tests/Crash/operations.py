@@ -5,6 +5,7 @@ Each operation is one call that changes something, so that after a crash it has 
 
 import ctypes
 import errno
+import functools
 import os
 import random
 import stat
@@ -15,6 +16,7 @@ KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x1, 0x2, 0x10
 MEBIBYTE = 1 << 20
 
 
+@functools.lru_cache(256)
 def pattern(count, seed):
     """`count` bytes that tell which they are."""
     return random.Random(seed).randbytes(count)
@@ -100,6 +102,19 @@ class Side:
 
     def do_fsyncfile(self, name):
         self.do_fsyncdir(name)
+
+    def do_backup(self, name):
+        """Reads a file of the snapshot, as a backup does; nothing in the model. What cannot be read is its business."""
+        path = os.path.join(self.root, ".snapshot", name)
+        if not os.path.exists(os.path.dirname(path)):
+            return
+        try:
+            with open(path, "rb", buffering=0) as file:
+                while file.read(1 << 17):
+                    pass
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ENOENT):
+                raise
 
     def do_mkdir(self, name, mode=0o755):
         os.mkdir(self.path(name), mode)
@@ -219,6 +234,23 @@ def changes():
         # Refused: nothing may come of these.
         ("rmdir", "a"), ("create", "a"), ("rename", "a", "a/c/below"), ("unlink", "nothing"), ("mkdir", "x"),
     ]
+
+
+def give_away():
+    """Files for others, before a snapshot of one user's."""
+    return [("chown", name, 7, 8) for name in ("a/f2", "a/b/f4", "large", "short", "h1", "old1", "victim", "kind")]
+
+
+def backed_up(operations):
+    """Between them, files are read of the snapshot, and written again where that was."""
+    names = ("a/f1", "large", "a/f3", "replaced", "x/f6", "a/b/c/f5")
+    again = [("pwrite", "f1", 4096, 4096, 301), ("pwrite", "f1", 100, 3000, 302), ("pwrite", "large", 8192, 20_000, 303),
+             ("fsync", "f1"), ("ftruncate", "f1", 9000), ("pwrite", "f1", 8000, 3000, 304), ("pwrite", "large", 3, 5, 305),
+             ("fallocate", "large", PUNCH_HOLE | KEEP_SIZE, 12288, 8192), ("pwrite", "large", 12288, 100, 306)]
+    middle = len(operations) // 4
+    front, rest = operations[:middle], operations[middle:]
+    return front + [("backup", name) for name in names] + again + rest + [("backup", name) for name in names] \
+        + [("pwrite", "f1", 4096, 100, 307), ("pwrite", "large", 1 << 20, 9000, 308)]
 
 
 def later_changes():

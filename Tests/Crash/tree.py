@@ -1,5 +1,6 @@
 """What a backup keeps of a tree, and how two of them differ."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -23,11 +24,18 @@ def content(path):
     return digest.hexdigest()
 
 
-def capture(root, exact=False):
-    """Path -> facts. `exact`: with all times, as nothing may have changed."""
+def capture(root, exact=False, lossy=False):
+    """Path -> facts. `exact`: with all times, as nothing may have changed. `lossy`: without what reads EIO."""
     facts, groups = {}, {}
 
     def visit(path, name):
+        try:
+            look(path, name)
+        except OSError as error:
+            if not lossy or error.errno != errno.EIO:
+                raise
+
+    def look(path, name):
         status = os.lstat(path)
         kind = stat.S_IFMT(status.st_mode)
         entry = {"mode": oct(status.st_mode), "owner": (status.st_uid, status.st_gid), "xattrs": attributes(path)}
@@ -57,6 +65,12 @@ def capture(root, exact=False):
         for name in names:
             facts[name]["names"] = sorted(names)
     return facts
+
+
+def of_users(facts, users):
+    """What of a tree these users own, and the directories."""
+    return {name: entry for name, entry in facts.items()
+            if stat.S_ISDIR(int(entry["mode"], 8)) or entry["owner"][0] in users}
 
 
 def differences(expected, found):

@@ -10,6 +10,7 @@ package final class MountedSource: Sendable {
     package let mountpoint: Path
     package let daemon: Int32
     package let mode: Machine.Mode
+    private let options: [String]
     private let connection: UInt64
 
     package var snapshot: Path { mountpoint / ".snapshot" }
@@ -22,6 +23,7 @@ package final class MountedSource: Sendable {
         descriptorsMax: Int? = nil
     ) throws {
         self.mode = mode
+        self.options = options
         self.top = top
         self.source = source
         self.mountpoint = mountpoint
@@ -55,6 +57,16 @@ package final class MountedSource: Sendable {
                 mode: mode, options: options, descriptorsMax: descriptorsMax)
             return try mount.serve(body)
         }
+    }
+
+    /// Kills the daemon, mounts the source again, and calls `body` with that mount, which is unmounted afterwards.
+    package func killed<Result>(_ body: (MountedSource) throws -> Result) throws -> Result {
+        kill(daemon, SIGKILL)
+        try waitForEnd()
+        try succeed([Machine.binary, "unmount", mountpoint.string])
+        let again = try MountedSource(
+            top: top, source: source, mountpoint: mountpoint, mode: mode, options: options)
+        return try again.serve(body)
     }
 
     private func serve<Result>(_ body: (MountedSource) throws -> Result) throws -> Result {

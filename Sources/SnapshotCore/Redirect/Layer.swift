@@ -173,9 +173,10 @@ package final class LayerStack: Sendable {
             switch origin {
             case .delta(let layer):
                 try layer.files.read(of: key, into: piece, at: at)
-                // A merge that needs the space gives blocks back that the primary has by now.
-                if layer !== top, case .primary = run(key, from: at, limit: runEnd).0 { continue }
-                if layer !== top, run(key, from: at, limit: runEnd).end < runEnd { continue }
+                // A merge that needs the space gives blocks back that the primary has by now, and so does a single pass.
+                guard case (.delta(let now), runEnd) = run(key, from: at, limit: runEnd), now === layer else {
+                    continue
+                }
             case .hole: piece.initializeMemory(as: UInt8.self, repeating: 0)
             case .primary:
                 let count = try readFully(primary, into: piece, at: at)

@@ -142,7 +142,10 @@ extension Redirect {
                     try synchronizeData(file)
                 }
             }
-            guard stack.isNew(reference.key), reference.kind == UInt32(S_IFREG) else { continue }
+            // A new file is its own, and in some snapshots there are data in the primary.
+            guard reference.kind == UInt32(S_IFREG), terms.changesSource || stack.isNew(reference.key) else {
+                continue
+            }
             do throws(Errno) {
                 let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
                 try LinuxSystem.synchronizeAll(file)

@@ -57,12 +57,28 @@ extension Redirect {
             target, record, stack, UnsafeRawBufferPointer(zeros), at: size, size: size, &changes)
     }
 
-    /// Stores `data` in the delta file, with the rest of its first and last block where the top layer does not have them.
+    /// Stores `data`: in the layer, but for what a single pass has left to the primary.
     private func store(
         _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack, _ data: UnsafeRawBufferPointer,
         at offset: Int64, size: Int64, _ changes: inout [RecordChange]
     ) throws(Errno) {
         if data.isEmpty { return }
+        func part(_ range: Range<Int64>) -> UnsafeRawBufferPointer {
+            UnsafeRawBufferPointer(rebasing: data[Int(range.lowerBound - offset)..<Int(range.upperBound - offset)])
+        }
+        let (primary, layer) = try runs(target, record, stack, offset..<offset + Int64(data.count))
+        // First what is written as the user who asks.
+        for range in layer {
+            try storeInLayer(target, record, stack, part(range), at: range.lowerBound, size: size, &changes)
+        }
+        for range in primary { try writePrimary(target, part(range), at: range.lowerBound) }
+    }
+
+    /// Stores `data` in the delta file, with the rest of its first and last block where the top layer does not have them.
+    private func storeInLayer(
+        _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack, _ data: UnsafeRawBufferPointer,
+        at offset: Int64, size: Int64, _ changes: inout [RecordChange]
+    ) throws(Errno) {
         let end = offset + Int64(data.count)
         let blocks = UInt64(offset / Self.block)..<RecordLimits.blockCount(end)
         let (hasFirst, hasLast, missing) = record.contents.withLock { contents in
@@ -306,7 +322,7 @@ extension Redirect {
     ) {
         for case .holes(_, let range) in changes {
             commits.afterMark(covering: layer.journal.nextSequence) { [self] in
-                punch(range, of: record, layer)
+                punch(range, of: record, layer) { $0.holes.run(from: $1, limit: $2) }
             }
         }
         if freed == 0 { return }
@@ -315,13 +331,18 @@ extension Redirect {
         }
     }
 
-    private func punch(_ range: Range<UInt64>, of record: InodeRecord, _ layer: Layer) {
+    /// Gives the space of blocks of a delta file back, as far as `isFree` says of the run that begins with a block, and tells
+    /// where it ends.
+    func punch(
+        _ range: Range<UInt64>, of record: InodeRecord, _ layer: Layer,
+        where isFree: (borrowing InodeRecord.Contents, _ block: UInt64, _ limit: UInt64) -> (Bool, UInt64)
+    ) {
         record.firstChange.withLock { _ in
             var at = range.lowerBound
             while at < range.upperBound {
-                let (isHole, end) = record.contents.withLock { $0.holes.run(from: at, limit: range.upperBound) }
+                let (isFreeNow, end) = record.contents.withLock { isFree($0, at, range.upperBound) }
                 defer { at = end }
-                guard isHole else { continue }
+                guard isFreeNow else { continue }
                 do throws(Errno) {
                     guard let file = try layer.files.existingFile(of: record.key) else { return }
                     let start = RecordLimits.offset(ofBlock: at)

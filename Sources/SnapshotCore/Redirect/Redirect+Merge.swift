@@ -118,10 +118,11 @@ extension Redirect {
     }
 
     /// Throws all away that was changed since the cut; `becomeIdle` is called inside the closed gate, and the primary is
-    /// all there is from then on. Throws EBUSY where a merge has begun.
+    /// all there is from then on. Throws EBUSY where a merge has begun, EPERM where a part of it is in the primary already.
     package func discard(_ gate: OperationGate, becomeIdle: () -> Void) throws(Errno) {
         let stack = stack
         if stack.sealed != nil { throw .resourceBusy }
+        if terms.changesSource { throw .notPermitted }
         try credentials.assumeDaemon()
         let failure = gate.withClosed { () -> Errno? in
             do throws(Errno) {

@@ -20,13 +20,15 @@ package import SystemPackage
 /// any other inode, and of every directory, the map has the attributes once they changed.
 ///
 /// Locks, in this order: the gate (every method that changes anything is called inside); a record's `firstChange`, held by
-/// who changes one inode's data or attributes, across I/O; `metadata`, held by who decides what attributes, names and
+/// who changes one inode's data or attributes, across I/O; `untouched`'s of an inode, likewise; `metadata`, held by who decides what attributes, names and
 /// counts become, across the append to the journal and nothing else. The kernel holds the locks of the directories whose
 /// names change. Safe for use by all threads.
 package final class Redirect: Sendable {
     package let source: SourceTree
     /// What the snapshot shows, and whether it still holds: the primary.
     package let cut: SnapshotCut
+    /// What the snapshot was asked to be.
+    package let terms: SnapshotTerms
     let store: Store
     let credentials: Credentials
     /// Where the files are that were made since the cut, and what the merge is moving.
@@ -51,14 +53,16 @@ package final class Redirect: Sendable {
     let hasMade = Atomic<Bool>(true)
     /// Names in `newFiles` that stand for no inode of the map.
     let nameless = Atomic<UInt64>(0)
+    let untouched = UntouchedInodes()
 
     /// Goes on with layers that are there, the top one first.
     package init(
-        _ layers: [Layer], cut: SnapshotCut, store: Store, credentials: Credentials, boot: BootIdentity,
-        bytesMax: UInt64?
+        _ layers: [Layer], cut: SnapshotCut, terms: SnapshotTerms = SnapshotTerms(), store: Store,
+        credentials: Credentials, boot: BootIdentity, bytesMax: UInt64?
     ) throws(Errno) {
         source = cut.source
         self.cut = cut
+        self.terms = terms
         self.store = store
         self.credentials = credentials
         self.boot = boot
@@ -138,28 +142,33 @@ package final class Redirect: Sendable {
         if record.contents.withLock({ $0.attributes != nil }) { return record }
         try record.firstChange.withLock { (_) throws(Errno) in
             if record.contents.withLock({ $0.attributes != nil }) { return }
-            let known = stack.attributes(of: target.key)
-            let attributes: RecordedAttributes
-            if let known {
-                attributes = known
-            } else {
-                // The source refuses it, and would the merge.
-                if try isProtected(target.descriptor) { throw .notPermitted }
-                var status = source.withoutStore(try FileStatus(of: target.descriptor))
-                if let links = stack.links(of: target.key) {
-                    status.links = links.count
-                    status.changed = max(status.changed, links.changed)
-                }
-                attributes = RecordedAttributes(
-                    status: status, extended: try allExtendedAttributes(target.descriptor))
-            }
-            try metadata.withLock { (_) throws(Errno) in
-                try self.record(
-                    layer,
-                    [.reference(target.reference), .attributes(target.key, attributes)])
-            }
+            try untouched.touch(target.key) { () throws(Errno) in try recordAttributes(target, stack) }
         }
         return record
+    }
+
+    /// Records the attributes of an inode of which the top layer has none.
+    private func recordAttributes(_ target: ChangeTarget, _ stack: LayerStack) throws(Errno) {
+        let known = stack.attributes(of: target.key)
+        let attributes: RecordedAttributes
+        if let known {
+            attributes = known
+        } else {
+            // The source refuses it, and would the merge.
+            if try isProtected(target.descriptor) { throw .notPermitted }
+            var status = source.withoutStore(try FileStatus(of: target.descriptor))
+            if let links = stack.links(of: target.key) {
+                status.links = links.count
+                status.changed = max(status.changed, links.changed)
+            }
+            attributes = RecordedAttributes(
+                status: status, extended: try allExtendedAttributes(target.descriptor))
+        }
+        try metadata.withLock { (_) throws(Errno) in
+            try self.record(
+                stack.top,
+                [.reference(target.reference), .attributes(target.key, attributes)])
+        }
     }
 
     /// The attributes of a record that `changeable` has given.

@@ -93,14 +93,16 @@ package struct RedirectRecovery {
     private func resume(_ layers: [Layer], _ found: [Found]) throws(Errno) -> Outcome {
         let lowest = found[0]
         let isActive = !(lowest.scan.isSealed || lowest.scan.head.isContinued)
-        let reason = try isActive ? KeptFiles(directory: lowest.directory, graveyard: nil).inexactReason : nil
+        let kept = try KeptFiles(directory: lowest.directory, graveyard: nil)
+        let (terms, termsReason) = terms(of: kept, lowest)
+        let reason = isActive ? kept.inexactReason ?? termsReason : nil
         // Until it is merged the primary is as it was at the cut: what is not, was changed while no daemon was there, or by then.
         let cut = SnapshotCut(
             source: source, store: nil, notes: lowest.directory,
             absence: isActive ? Absence(cut: lowest.scan.head.cut, end: .current, isDoubted: reason != nil) : nil,
-            didBecomeInexact: didBecomeInexact)
+            scope: terms.scope, didBecomeInexact: didBecomeInexact)
         let redirect = try Redirect(
-            layers, cut: cut, store: store, credentials: credentials, boot: boot, bytesMax: bytesMax)
+            layers, cut: cut, terms: terms, store: store, credentials: credentials, boot: boot, bytesMax: bytesMax)
         if let sealed = redirect.stack.sealed {
             // A mark behind the seal of a layer of an earlier boot is what made it count.
             let isDurable = found.first.map { !$0.isOfThisBoot } ?? false
@@ -111,6 +113,21 @@ package struct RedirectRecovery {
         if !isActive { return .merging(redirect) }
         if let reason { cut.becomeIncomplete(reason, tells: false) }
         return .active(redirect, lowest.scan.head)
+    }
+
+    /// What the snapshot was asked to be, and why it cannot be exact for that.
+    private func terms(of kept: KeptFiles, _ layer: Found) -> (SnapshotTerms, String?) {
+        guard let text = kept.terms else { return (SnapshotTerms(), nil) }
+        guard let terms = SnapshotTerms(text: text) else {
+            // Whatever they were, what they may bring about is reckoned with.
+            let path = store.layerPath(layer.number)
+            return (
+                SnapshotTerms(isSinglePass: true), "what it was asked to be is not known: \(path)/terms is damaged"
+            )
+        }
+        let lost =
+            "it was for a single pass (--single-pass), and what of it was read and given up is not known any more"
+        return (terms, terms.isSinglePass ? lost : nil)
     }
 
     // MARK: Journals

@@ -56,7 +56,10 @@ extension LiveView {
             }
             try changeOwn()
         } redirected: { (redirect) throws(Errno) -> Void in
+            // A change of the owner is redirected whoever that is, or the snapshot would not know whose it was.
+            let changesOwner = wanted.user != nil || wanted.group != nil
             if isWritten(asItIs: target.reference, redirect) { return try changeOwn() }
+            if !changesOwner, try redirect.changingOthers(target, changeOwn) != nil { return }
             try redirectAttributes(redirect, context, node, target, wanted)
         }
         // Of the time that it sends by itself, with what it writes back, the kernel reads no answer.
@@ -146,7 +149,8 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: target)
             try set(target.descriptor)
         } redirected: { (redirect) throws(Errno) in
-            if isWritten(asItIs: target.reference, redirect) { return try set(target.descriptor) }
+            let own: Void? = try changeAsItIs(target, redirect) { () throws(Errno) in try set(target.descriptor) }
+            if own != nil { return }
             try redirect.changeAttributes(of: target, set)
         }
     }
@@ -163,7 +167,9 @@ extension LiveView {
             snapshot?.willChangeAttributes(of: target)
             try remove(target.descriptor)
         } redirected: { (redirect) throws(Errno) in
-            if isWritten(asItIs: target.reference, redirect) { return try remove(target.descriptor) }
+            let own: Void? = try changeAsItIs(target, redirect) { () throws(Errno) in try remove(target.descriptor)
+            }
+            if own != nil { return }
             try redirect.changeAttributes(of: target, remove)
         }
     }

@@ -117,10 +117,11 @@ extension LiveView {
             if truncates { try assumeWriter(context) }
             return try openedNode()
         } redirected: { (redirect) throws(Errno) -> OpenReply in
-            if isWritten(asItIs: reference, redirect) {
+            let asItIs = try changeAsItIs(target, redirect) { () throws(Errno) -> OpenReply in
                 if truncates { try assumeWriter(context) }
                 return try openedNode()
             }
+            if let asItIs { return asItIs }
             let opened = try openFile(context, node, Self.sourceFlags(flags) & ~O_TRUNC) { (flags) throws(Errno) in
                 try open(node, reference, flags)
             }
@@ -400,7 +401,7 @@ extension LiveView {
         return try change(target, data: range) { (_) throws(Errno) -> Int in
             try write()
         } redirected: { (redirect) throws(Errno) -> Int in
-            if isWritten(asItIs: target.reference, redirect) { return try write() }
+            if let count = try changeAsItIs(target, redirect, write) { return count }
             try assumeWriter(context, file)
             return try redirect.write(target, data, at: offset, privilegeLoss(context))
         }
@@ -468,7 +469,8 @@ extension LiveView {
             try allocate()
         } redirected: { (redirect) throws(Errno) -> Void in
             // What the source would refuse, it refuses so too.
-            guard let range, !isWritten(asItIs: target.reference, redirect) else { return try allocate() }
+            guard let range else { return try allocate() }
+            if try changeAsItIs(target, redirect, allocate) != nil { return }
             try assumeWriter(context)
             try redirect.allocate(target, mode: mode, range, privilegeLoss(context))
         }
@@ -500,15 +502,16 @@ extension LiveView {
             return try copy()
         } redirected: { (redirect) throws(Errno) -> Int in
             let readsAsItIs = !redirect.holdsData(of: input.reference.key)
-            let writesAsItIs = isWritten(asItIs: target.reference, redirect)
-            if readsAsItIs && writesAsItIs { return try copy() }
+            if readsAsItIs, let count = try changeAsItIs(target, redirect, copy) { return count }
             return try redirect.copy(
                 from: input.reference.key, reader, at: offset, length: length, to: target, at: newOffset
             ) { (data) throws(Errno) in
                 try assumeWriter(context)
-                return writesAsItIs
-                    ? try writeMost(try output.writer(target.descriptor), data, at: newOffset)
-                    : try redirect.write(target, data, at: newOffset, privilegeLoss(context))
+                let asItIs = try changeAsItIs(target, redirect) { () throws(Errno) in
+                    try writeMost(try output.writer(target.descriptor), data, at: newOffset)
+                }
+                if let asItIs { return asItIs }
+                return try redirect.write(target, data, at: newOffset, privilegeLoss(context))
             }
         }
     }

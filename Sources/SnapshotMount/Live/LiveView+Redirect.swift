@@ -15,6 +15,14 @@ extension LiveView {
         return reference.kind != UInt32(S_IFDIR) && redirect.isNew(reference.key)
     }
 
+    /// Changes an inode where it is, by `body`; nil where its change is to be redirected.
+    func changeAsItIs<Result>(
+        _ target: ChangeTarget, _ redirect: Redirect, _ body: () throws(Errno) -> Result
+    ) throws(Errno) -> Result? {
+        if isWritten(asItIs: target.reference, redirect) { return try body() }
+        return try redirect.changingOthers(target, body)
+    }
+
     /// Whether a directory or another inode is in a file system mounted below the source, where nothing is redirected.
     func isElsewhere(_ target: ChangeTarget) -> Bool { target.reference.device != source.device }
 

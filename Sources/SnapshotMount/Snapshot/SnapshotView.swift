@@ -176,7 +176,9 @@ final class SnapshotView: Sendable {
         let count = try file.tree.read(
             file.reference.key, primary: file.primary, size: file.size, into: buffer, at: offset)
         lifecycle.countBytesRead(count)
-        if isOwn { file.didRead(offset..<offset + Int64(count)) }
+        if isOwn, let blocks = file.didRead(offset..<offset + Int64(count)) {
+            lifecycle.didRead(blocks, of: file.reference, in: file.tree)
+        }
         return .bytes(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
     }
 
@@ -287,9 +289,9 @@ final class OpenSnapshotFile: Sendable {
         self.size = size
     }
 
-    func didRead(_ range: Range<Int64>) {
-        guard let blocks = progress.withLock({ $0?.didRead(range, size: size) }) else { return }
-        tree.didRead(blocks, of: reference.key)
+    /// The blocks that have been read whole by this; nil where that is of no interest.
+    func didRead(_ range: Range<Int64>) -> Range<UInt64>? {
+        progress.withLock { $0?.didRead(range, size: size) }
     }
 
     func releaseDescriptor() {

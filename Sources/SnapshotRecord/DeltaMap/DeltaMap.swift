@@ -93,11 +93,9 @@ package final class DeltaMap: Sendable {
 
         package init() {}
 
-        fileprivate mutating func add(_ contents: InodeRecord.Contents, _ isCounted: (RecordedAttributes) -> Bool)
-        {
+        fileprivate mutating func add(_ contents: InodeRecord.Contents) {
             // Without attributes nothing has been changed yet.
-            guard let attributes = contents.attributes, !attributes.status.isDirectory, isCounted(attributes)
-            else { return }
+            guard let attributes = contents.attributes, !attributes.status.isDirectory else { return }
             let status = attributes.status
             files += 1
             let size = UInt64(clamping: status.isRegular ? status.size : 0)
@@ -109,15 +107,19 @@ package final class DeltaMap: Sendable {
     package var changes: Changes { changes { _ in true } }
 
     /// How much has changed of the inodes that `isCounted` says to count. Costs as much as has changed.
-    package func changes(where isCounted: (RecordedAttributes) -> Bool) -> Changes {
+    package func changes(where isCounted: (InodeRecord) -> Bool) -> Changes {
         var sum = Changes()
         for shard in shards {
             // The records' locks are not taken under the shard's.
-            let records = shard.mutex.withLock { shard in
-                sum.created += UInt64(shard.born.count)
-                return Array(shard.records.values)
+            let (records, born) = shard.mutex.withLock { (Array($0.records.values), $0.born) }
+            sum.created += UInt64(born.count)
+            for record in records {
+                if isCounted(record) {
+                    record.contents.withLock { sum.add($0) }
+                } else if born.contains(record.key) {
+                    sum.created -= 1
+                }
             }
-            for record in records { record.contents.withLock { sum.add($0, isCounted) } }
         }
         return sum
     }

@@ -20,13 +20,17 @@ package struct KeptFiles: Sendable {
     package private(set) var inexactReason: String?
     /// Why an active snapshot has no journal, where that has been noted: it cannot be taken up.
     package private(set) var unjournaledReason: String?
+    /// What a snapshot in redirect was asked to be, where that has been noted.
+    package private(set) var terms: String?
     /// Names in the directory, and in the graveyard, that say nothing.
     package private(set) var strays: [String] = []
     package private(set) var strayGraves: [String] = []
 
     private static let inexactName = FileName("inexact")
     private static let unjournaledName = FileName("unjournaled")
+    private static let termsName = FileName("terms")
     private static let reasonBytesMax = 4096
+    private static let termsBytesMax = 1 << 20
 
     /// A delta file or a removed file that is not as the journal has it.
     package struct Damage: Sendable, Equatable {
@@ -54,6 +58,8 @@ package struct KeptFiles: Sendable {
                 inexactReason = try Self.reason(name, in: directory)
             } else if name == Self.unjournaledName {
                 unjournaledReason = try Self.reason(name, in: directory)
+            } else if name == Self.termsName {
+                terms = try Self.text(name, in: directory, bytesMax: Self.termsBytesMax)
             } else if name != Journal.fileName {
                 strays.append("\(name)")
             }
@@ -82,10 +88,16 @@ package struct KeptFiles: Sendable {
     }
 
     private static func reason(_ name: FileName, in directory: Descriptor) throws(Errno) -> String {
+        try text(name, in: directory, bytesMax: reasonBytesMax)
+    }
+
+    private static func text(
+        _ name: FileName, in directory: Descriptor, bytesMax: Int
+    ) throws(Errno) -> String {
         let file = try name.withCString { (name) throws(Errno) in
             try Descriptor.open(at: directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
         }
-        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: reasonBytesMax, alignment: 1)
+        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: bytesMax, alignment: 1)
         defer { room.deallocate() }
         return String(decoding: room[..<(try readFully(file, into: room, at: 0))], as: UTF8.self)
     }
@@ -107,6 +119,17 @@ package struct KeptFiles: Sendable {
         } catch .noSuchFileOrDirectory {
             // It was over before.
         }
+    }
+
+    /// Keeps what a snapshot is asked to be: durable when it returns. Throws EOVERFLOW where that is too long.
+    package static func noteTerms(_ terms: String, in directory: Descriptor) throws(Errno) {
+        guard terms.utf8.count <= termsBytesMax else { throw .overflow }
+        let file = try termsName.withCString { (name) throws(Errno) in
+            try Descriptor.open(at: directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
+        }
+        try writeFully(file, Array(terms.utf8), at: 0)
+        try synchronizeAll(file)
+        try synchronizeAll(directory)
     }
 
     private static func note(_ why: String, _ name: FileName, in directory: Descriptor) throws(Errno) {
