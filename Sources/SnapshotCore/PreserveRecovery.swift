@@ -115,14 +115,16 @@ package struct PreserveRecovery {
         guard head.embodiment == .preserve, head.source == source.rootReference.key else {
             throw .because("\(store.snapshotPath)/journal is not this snapshot's")
         }
-        if scan.isDiscarded || scan.lastMarkSequence == nil { throw .isNone }
-        guard head.boot == boot else {
+        if scan.isDiscarded { throw .isNone }
+        let isOfThisBoot = head.boot == boot
+        if isOfThisBoot, case .torn(let offset) = scan.end, !scan.isUnfinished {
+            throw .because("\(store.snapshotPath)/journal is damaged at byte \(offset)")
+        }
+        if scan.lastMarkSequence == nil { throw .isNone }
+        guard isOfThisBoot else {
             throw .because(
                 "since then the machine, or the mount of the source's file system, was started anew, and after a power"
                     + " cut a snapshot cannot be known to be exact")
-        }
-        if case .torn(let offset) = scan.end, !scan.isUnfinished {
-            throw .because("\(store.snapshotPath)/journal is damaged at byte \(offset)")
         }
         guard source.usesHandles else {
             throw .because("without file handles (which need root) files that were moved cannot be found again")

@@ -1,6 +1,6 @@
-package import LinuxSystem
+internal import LinuxSystem
 internal import SnapshotRecord
-package import SystemPackage
+internal import SystemPackage
 
 /// What a snapshot was asked to be, other than of everybody's files, all kept until the stop.
 ///
@@ -53,7 +53,7 @@ package struct SnapshotTerms: Sendable, Equatable {
     }
 
     /// Keeps them in the directory of a layer, durably; nothing where there are none.
-    package func keep(in directory: Descriptor) throws(Errno) {
+    func keep(in directory: Descriptor) throws(Errno) {
         if changesSource { try KeptFiles.noteTerms(text, in: directory) }
     }
 }

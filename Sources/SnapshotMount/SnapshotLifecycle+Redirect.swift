@@ -18,10 +18,9 @@ extension SnapshotLifecycle {
         let head = JournalHead(
             embodiment: .redirect, layer: number, isContinued: false, source: source.rootReference.key,
             cut: .current, serial: serial, boot: boot)
-        let layer = try Redirect.makeLayer(number, in: store, head, bytesMax: deltaBytesMax)
+        let layer = try Redirect.makeLayer(number, in: store, head, terms, bytesMax: deltaBytesMax)
         do throws(Errno) {
             try layer.makeReserve()
-            try terms.keep(in: layer.files.directory)
         } catch {
             try store.removeLayer(number)
             throw error

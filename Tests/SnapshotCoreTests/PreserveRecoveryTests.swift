@@ -192,13 +192,16 @@ import Testing
     func discarded() throws {
         try expectDiscarded(
             "started anew", boot: BootIdentity(high: 1, low: 2, mount: 3), by: { _ in })
-        try expectDiscarded(
-            "journal is damaged at byte",
-            by: { snapshot in
-                let end = try snapshot.recordEnds()[2]
-                let byte = try snapshot.journal.contents()[end - 1]
-                try snapshot.journal.write([byte ^ 1], at: end - 1)
-            })
+        // Those of the start, too, and of what has been stored.
+        for record in 1...3 {
+            try expectDiscarded(
+                "journal is damaged at byte",
+                by: { snapshot in
+                    let end = try snapshot.recordEnds()[record]
+                    let byte = try snapshot.journal.contents()[end - 1]
+                    try snapshot.journal.write([byte ^ 1], at: end - 1)
+                })
+        }
         try expectDiscarded("journal", "its beginning is damaged", by: { try $0.journal.write([0], at: 3) })
         func delta(_ snapshot: KilledSnapshot) throws -> Path {
             snapshot.top / ".fusesnap/snapshot" / Path(try snapshot.target("f").key.fileName.description)

@@ -90,11 +90,14 @@ package final class Redirect: Sendable {
 
     /// Begins a layer: its directory and its journal's head. That is durable before anything else is in the layer, so that
     /// a layer with something in it and an empty journal is known to be damaged.
+    /// What the snapshot was asked to be is there before the head, or a daemon that is killed in between would leave another.
     package static func makeLayer(
-        _ number: UInt64, in store: Store, _ head: JournalHead, bytesMax: UInt64?
+        _ number: UInt64, in store: Store, _ head: JournalHead, _ terms: SnapshotTerms = SnapshotTerms(),
+        bytesMax: UInt64?
     ) throws(Errno) -> Layer {
         let directory = try store.makeLayer(number)
         do throws(Errno) {
+            try terms.keep(in: directory)
             let journal = try Journal(creatingIn: directory, head: head)
             try journal.synchronize()
             try LinuxSystem.synchronizeAll(directory)

@@ -179,12 +179,16 @@ package struct RedirectRecovery {
         }
     }
 
-    /// Whether there is more in a layer's directory than its journal: that is made once the journal's head is durable.
+    /// Whether there is more in a layer's directory than its journal, and what the snapshot was asked to be: that is made once
+    /// the journal's head is durable.
     private func holdsOthers(_ directory: Descriptor) throws(Errno) -> Bool {
         var holdsOthers = false
         var reader = DirectoryReader(try Descriptor.open(at: directory, ".", O_RDONLY | O_DIRECTORY))
         try reader.forEach { entry in
-            if !entry.isDot && !Journal.fileName.equals(entry.name) { holdsOthers = true }
+            if entry.isDot || Journal.fileName.equals(entry.name) || KeptFiles.termsName.equals(entry.name) {
+                return
+            }
+            holdsOthers = true
         }
         return holdsOthers
     }

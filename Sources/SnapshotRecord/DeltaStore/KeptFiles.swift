@@ -28,7 +28,7 @@ package struct KeptFiles: Sendable {
 
     private static let inexactName = FileName("inexact")
     private static let unjournaledName = FileName("unjournaled")
-    private static let termsName = FileName("terms")
+    package static let termsName = FileName("terms")
     private static let reasonBytesMax = 4096
     private static let termsBytesMax = 1 << 20
 
@@ -121,7 +121,7 @@ package struct KeptFiles: Sendable {
         }
     }
 
-    /// Keeps what a snapshot is asked to be: durable when it returns. Throws EOVERFLOW where that is too long.
+    /// Keeps what a snapshot is asked to be; the directory is not synced. Throws EOVERFLOW where that is too long.
     package static func noteTerms(_ terms: String, in directory: Descriptor) throws(Errno) {
         guard terms.utf8.count <= termsBytesMax else { throw .overflow }
         let file = try termsName.withCString { (name) throws(Errno) in
@@ -129,7 +129,6 @@ package struct KeptFiles: Sendable {
         }
         try writeFully(file, Array(terms.utf8), at: 0)
         try synchronizeAll(file)
-        try synchronizeAll(directory)
     }
 
     private static func note(_ why: String, _ name: FileName, in directory: Descriptor) throws(Errno) {
