@@ -332,11 +332,16 @@ package struct ChangeFinder: ~Copyable {
         guard let recorded = contents.attributes, let opened = places.openInode(record) else { return change }
         do throws(Errno) {
             let found = try FileStatus(of: opened)
-            let (before, now) = recordsThen ? (recorded.status, found) : (found, recorded.status)
+            // In a single pass a part of the changes is in the source already, and the cut's own map has what was there.
+            let (atCut, gone) =
+                beside?.record(of: record.key)?.contents.withLock { ($0.attributes?.status, $0.gone) }
+                ?? (nil, BlockSet())
+            let (before, now) = recordsThen ? (recorded.status, found) : (atCut ?? found, recorded.status)
             if now.isRegular {
-                change.ranges = Self.ranges(
-                    recordsThen ? contents.changedBlocks : contents.redirectedBlocks(before.size, now: now.size),
-                    size: before.size, now: now.size)
+                var blocks =
+                    recordsThen ? contents.changedBlocks : contents.redirectedBlocks(before.size, now: now.size)
+                for run in gone.runs { blocks.insert(run) }
+                change.ranges = Self.ranges(blocks, size: before.size, now: now.size)
                 change.bytes = change.ranges.reduce(0) { $0 + Int64($1.count) }
                 if !change.ranges.isEmpty || contents.isUnreadable { change.kinds.insert(.data, at: 0) }
             }

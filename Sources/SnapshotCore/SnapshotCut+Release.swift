@@ -3,8 +3,8 @@ package import SnapshotRecord
 internal import Synchronization
 internal import SystemPackage
 
-/// What a cut has where the backup makes a single pass: what that has read. Only in preserve, which has a store that space
-/// is given back of.
+/// What a cut has where the backup makes a single pass: what that has read. In redirect `Redirect+Release.swift`
+/// has the rest.
 package struct SinglePass: Sendable {
     package let released = ReleasedAreas()
     /// The daemon's own user gives the space back.

@@ -11,9 +11,13 @@ package struct SnapshotTerms: Sendable, Equatable {
     /// Whether the backup reads every file once, so that what it has read need not be kept.
     package var isSinglePass: Bool
 
-    package init(scope: SnapshotScope? = nil, isSinglePass: Bool = false) {
+    /// The ordinary user who began it, and may end it; nil: who controls the mount.
+    package var requester: UInt32?
+
+    package init(scope: SnapshotScope? = nil, isSinglePass: Bool = false, requester: UInt32? = nil) {
         self.scope = scope
         self.isSinglePass = isSinglePass
+        self.requester = requester
     }
 
     /// Whether some changes go straight to the source in redirect: then they cannot be thrown away with the rest.
@@ -31,6 +35,7 @@ package struct SnapshotTerms: Sendable, Equatable {
             lines += scope.users.sorted().map { "user \($0)" } + scope.groups.sorted().map { "group \($0)" }
         }
         if isSinglePass { lines.append("single-pass") }
+        if let requester { lines.append("by \(requester)") }
         return (lines + [Self.end]).joined(separator: "\n") + "\n"
     }
 
@@ -45,6 +50,7 @@ package struct SnapshotTerms: Sendable, Equatable {
             switch (words.first, words.count == 2 ? UInt32(words[1]) : nil) {
             case ("user", let number?): users.insert(number)
             case ("group", let number?): groups.insert(number)
+            case ("by", let number?): requester = number
             case ("single-pass", nil) where words.count == 1: isSinglePass = true
             default: return nil
             }

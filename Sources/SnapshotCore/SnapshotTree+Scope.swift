@@ -32,6 +32,12 @@ extension OverlayView {
         if reference.kind == UInt32(S_IFDIR) { return true }
         if reference.device != source.device || map.isBorn(reference.key) { return false }
         do throws(Errno) {
+            // Others' files may have changed since, whoever recorded that.
+            if absence != nil, map.record(of: reference.key) == nil,
+                let inode = try open(reference, O_PATH, find: find), !scope.owns(try FileStatus(of: inode))
+            {
+                return false
+            }
             let status = try status(of: reference) { () throws(Errno) in
                 guard let inode = try open(reference, O_PATH, find: find) else { throw .staleNFSFileHandle }
                 return inode

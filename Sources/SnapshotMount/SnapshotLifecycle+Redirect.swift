@@ -39,7 +39,8 @@ extension SnapshotLifecycle {
             try committer.start(every: Self.commitPeriod) {
                 // The first is long, since what lies below must be durable: so that no application waits for it.
                 Self.attempt { () throws(Errno) in try redirect.synchronizeAll() }
-            } _: {
+            } _: { [gate] in
+                redirect.moveReleased(gate)
                 Self.attempt { () throws(Errno) in
                     try redirect.synchronizeChanges()
                     try redirect.compactJournal()
@@ -56,6 +57,12 @@ extension SnapshotLifecycle {
         } catch {
             // Nothing is lost by it: who asks for it by fsync is told, and it is tried again.
         }
+    }
+
+    /// What the active snapshot was asked to be, where that is kept; nil where none is redirected.
+    package var terms: SnapshotTerms? {
+        guard case .redirect(let redirect)? = generation.mutex.withLock({ $0?.embodiment }) else { return nil }
+        return redirect.terms
     }
 
     /// How far the merge is; nil where nothing is merged.

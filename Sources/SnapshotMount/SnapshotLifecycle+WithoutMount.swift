@@ -19,7 +19,8 @@ extension SnapshotLifecycle {
         case mergeFinished
         case thrownAway(Timestamp)
         /// What was redirected, with a damaged record.
-        case damagedThrownAway
+        /// `sourceChanged`: a part of what was changed had gone to the source, and is there.
+        case damagedThrownAway(sourceChanged: Bool)
     }
 
     /// Merges what was redirected, or throws it away; discards a snapshot in preserve where that is wanted or it cannot go
@@ -36,8 +37,10 @@ extension SnapshotLifecycle {
         do throws(RecordError) {
             outcome = try recovery.recover()
         } catch {
-            guard discards, try discardDamaged() else { throw error }
-            return note(.damagedThrownAway)
+            guard discards else { throw error }
+            let sourceChanged = hasTerms()
+            guard try discardDamaged() else { throw error }
+            return note(.damagedThrownAway(sourceChanged: sourceChanged))
         }
         switch outcome {
         case .nothing: return
@@ -110,6 +113,19 @@ extension SnapshotLifecycle {
             isDone = true
         }
         return isDone
+    }
+
+    /// Whether a layer is of a snapshot a part of whose changes went to the source.
+    private func hasTerms() -> Bool {
+        do throws(Errno) {
+            for number in try store.layerNumbers() {
+                let kept = try KeptFiles(directory: try store.openLayer(number), graveyard: nil)
+                if kept.terms != nil { return true }
+            }
+            return false
+        } catch {
+            return true
+        }
     }
 
     private func isUnmergedSnapshot(_ number: UInt64) -> Bool {

@@ -50,11 +50,23 @@ final class Controller: SnapshotController {
         var groups: [UInt32]?
         var isSinglePass = false
 
-        var terms: SnapshotTerms {
+        init(users: [UInt32]? = nil, groups: [UInt32]? = nil, isSinglePass: Bool = false) {
+            (self.users, self.groups, self.isSinglePass) = (users, groups, isSinglePass)
+        }
+
+        /// What a daemon that was killed left of it.
+        init(_ terms: SnapshotTerms) {
+            func list(_ numbers: Set<UInt32>?) -> [UInt32]? { numbers.flatMap { $0.isEmpty ? nil : $0.sorted() } }
+            self.init(
+                users: list(terms.scope?.users), groups: list(terms.scope?.groups),
+                isSinglePass: terms.isSinglePass)
+        }
+
+        func terms(for requester: UInt32?) -> SnapshotTerms {
             let isLimited = users != nil || groups != nil
             return SnapshotTerms(
                 scope: isLimited ? SnapshotScope(users: Set(users ?? []), groups: Set(groups ?? [])) : nil,
-                isSinglePass: isSinglePass)
+                isSinglePass: isSinglePass, requester: requester)
         }
     }
 
@@ -81,9 +93,9 @@ final class Controller: SnapshotController {
             let lease = try Lease(options)
             try keep(lease, options)
             var hooks = ownHooks(options)
-            let started = try start(limits, scope, &hooks)
             var user: UInt32?
             if case .user(let number) = options.requester { user = number }
+            let started = try start(limits, scope.terms(for: user), &hooks)
             shownScope.withLock { $0 = (started.serial, scope, user) }
             ServiceManager.standard.tellActive(since: started.cut.rfc3339)
             lastEnd.withLock { $0 = nil }
@@ -125,9 +137,12 @@ final class Controller: SnapshotController {
         guard let summary = lifecycle.summary else { return }
         ServiceManager.standard.tellActive(since: summary.cut.rfc3339)
         var over: String?
+        let terms = lifecycle.terms ?? SnapshotTerms()
+        let scope = Scope(terms)
+        shownScope.withLock { $0 = (summary.serial, scope, terms.requester) }
         active.withLock { active in
             active = Active(
-                serial: summary.serial, scope: Scope(), freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
+                serial: summary.serial, scope: scope, freeze: nil, lease: nil, ownHooks: [], clientHooks: [])
             do throws(KeptLease.Ended) {
                 guard let (lease, options) = try keptLease() else { return }
                 active?.lease = lease
@@ -153,7 +168,7 @@ final class Controller: SnapshotController {
 
     /// Takes the cut between the mount's own hooks.
     private func start(
-        _ limits: Freezer.Limits, _ scope: Scope, _ hooks: inout HookSession
+        _ limits: Freezer.Limits, _ terms: SnapshotTerms, _ hooks: inout HookSession
     ) throws(ControlFailure) -> SnapshotLifecycle.Started {
         hooks.freeze()
         if hooks.hasFailed {
@@ -166,7 +181,7 @@ final class Controller: SnapshotController {
         }
         let started: SnapshotLifecycle.Started
         do throws(SnapshotLifecycle.StartFailure) {
-            started = try lifecycle.start(limits, scope.terms)
+            started = try lifecycle.start(limits, terms)
         } catch {
             hooks.thaw()
             for problem in hooks.problems { Log.standard.lines(.warning, mountpoint, problem) }
@@ -403,13 +418,7 @@ final class Controller: SnapshotController {
         status.lease = shownLease.withLock { shown in shown?.serial == summary?.serial ? shown?.lease : nil }
         status.requests = requestCounts()
         let scope = shownScope.withLock { shown in shown?.serial == summary?.serial ? shown?.scope : nil }
-        if let scope {
-            (status.users, status.groups) = (scope.users, scope.groups)
-        } else if let scope = summary?.scope {
-            // Taken up after a kill.
-            status.users = scope.users.isEmpty ? nil : scope.users.sorted()
-            status.groups = scope.groups.isEmpty ? nil : scope.groups.sorted()
-        }
+        (status.users, status.groups) = (scope?.users, scope?.groups)
         status.releasedBytes = summary?.releasedBytes
         return status
     }

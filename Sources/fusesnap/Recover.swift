@@ -83,8 +83,11 @@ private struct RecoveryWithoutMount {
             "merged what was changed since \(cut.rfc3339), the start of its snapshot, which has ended"
         case .mergeFinished: "finished a merge that had begun"
         case .thrownAway(let cut): "threw away what was changed since \(cut.rfc3339): the source is as it was then"
-        case .damagedThrownAway:
+        case .damagedThrownAway(sourceChanged: false):
             "threw away what was changed since the snapshot's start, whose record is damaged: the source is as it was then"
+        case .damagedThrownAway(sourceChanged: true):
+            "threw away what of the changes since the snapshot's start was in the store, whose record is damaged; what went straight"
+                + " to the source (the snapshot was of some users' files, or for a single pass) is there"
         }
     }
 

@@ -57,9 +57,12 @@ import Testing
                 let source = try text("Sources/" + file)
                 let kinds = ["class", "struct", "enum", "protocol", "extension"].map { "\($0) \(name) " }
                 let declared =
-                    kinds + ["class \(name):", "struct \(name):", "enum \(name):", "extension \(name):"]
-                let isThere = declared.contains { source.contains($0) } || source.contains("func \(name)(")
-                #expect(isThere || source.contains("protocol \(name):"), "\(file) has no \(name)")
+                    kinds + [
+                        "class \(name):", "struct \(name):", "enum \(name):", "extension \(name):",
+                        "protocol \(name):",
+                        "func \(name)(", "func \(name)<",
+                    ]
+                #expect(declared.contains { source.contains($0) }, "\(file) has no \(name)")
             }
             for (file, name) in Row.references(row.tests) {
                 count += 1

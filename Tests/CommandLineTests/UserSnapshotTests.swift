@@ -240,10 +240,10 @@ struct UserSnapshotTests {
     }
 
     @Test(
-        "redirected: a snapshot of some users' files goes on after a kill, and is of theirs alone; one for a single pass is not exact any more",
+        "redirected: a snapshot of some users' files goes on after a kill, and is of theirs alone",
         .enabled(if: Machine.Mode.available.contains(.redirect), "needs root and the default I/O policy"))
     func redirectedAndKilled() throws {
-        try with(mode: .redirect) { mount throws in
+        try with(mode: .redirect, options: ["-o", "user_snapshots"]) { mount throws in
             let file = mount.mountpoint / "homes/mine/file"
             let atCut = try TreeCapture(mount.mountpoint).limited { user, _ in user == Self.mine }
             try #require(try mount.control("start", "--user", "\(Self.mine)").code == 0)
@@ -256,21 +256,43 @@ struct UserSnapshotTests {
                     status.state == "active" && status.has("users") && !status.has("inexact_reason"),
                     "\(status.json)")
                 #expect(try mount.control("status").output.contains("files of user "))
+                // Nor is it marked by who looks for others' files, which have changed.
+                #expect(throws: Errno.noSuchFileOrDirectory) { try (mount.snapshot / "homes/theirs/file").lstat() }
+                #expect(try !mount.status().has("inexact_reason"))
                 try (mount.mountpoint / "homes/theirs/file").write([2], at: 0)
                 #expect(try (mount.source / "homes/theirs/file").contents().first == 2)
                 try mount.stop()
-                try #require(try mount.control("start", "--single-pass").code == 0)
-                let data = try (mount.snapshot / "homes/mine/file").contents()
-                try file.write([3], at: 0)
-                #expect(try (mount.source / "homes/mine/file").contents().first == 3 && data.first == 1)
+                // Whose it was it still is.
+                try #require(try control(mount, as: Self.mine, ["ctl", "start"]).code == 0)
                 try mount.killed { mount in
-                    #expect(try file.contents().first == 3)
-                    #expect(try mount.status().text("inexact_reason").contains("--single-pass"))
-                    #expect(throws: Errno.ioError) { try (mount.snapshot / "homes/mine/file").contents() }
-                    let kept = try run([Machine.binary, "recover", "--discard", mount.source.string])
-                    #expect(kept.code != 0, "it is mounted")
-                    #expect(try mount.control("stop").code == 3)
+                    #expect(try control(mount, as: Self.theirs, ["ctl", "stop"]).code == 1)
+                    #expect(try control(mount, as: Self.mine, ["ctl", "status"]).code == 0)
+                    let stopped = try control(mount, as: Self.mine, ["ctl", "stop", "--json"])
+                    #expect(stopped.code == 0 && stopped.output.contains("1000"), "\(stopped)")
                 }
+            }
+        }
+    }
+
+    @Test(
+        "redirected: one for a single pass is not exact any more after a kill",
+        .enabled(if: Machine.Mode.available.contains(.redirect), "needs root and the default I/O policy"))
+    func singlePassAndKilled() throws {
+        try with(mode: .redirect) { mount throws in
+            let file = mount.mountpoint / "homes/mine/file"
+            try #require(try mount.control("start", "--single-pass").code == 0)
+            let data = try (mount.snapshot / "homes/mine/file").contents()
+            try file.write([3], at: 0)
+            #expect(try (mount.source / "homes/mine/file").contents().first == 3 && data == bytes(30_000))
+            try mount.killed { mount in
+                #expect(try file.contents().first == 3)
+                #expect(try mount.status().text("inexact_reason").contains("--single-pass"))
+                // Nothing of it can be read, whether it has changed or not.
+                #expect(throws: Errno.ioError) { try (mount.snapshot / "homes/mine/file").contents() }
+                #expect(throws: Errno.ioError) { try (mount.snapshot / "homes/theirs/file").contents() }
+                let kept = try run([Machine.binary, "recover", "--discard", mount.source.string])
+                #expect(kept.code != 0, "it is mounted")
+                #expect(try mount.control("stop").code == 3)
             }
         }
     }

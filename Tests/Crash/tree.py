@@ -1,6 +1,5 @@
 """What a backup keeps of a tree, and how two of them differ."""
 
-import errno
 import hashlib
 import os
 import stat
@@ -24,18 +23,11 @@ def content(path):
     return digest.hexdigest()
 
 
-def capture(root, exact=False, lossy=False):
-    """Path -> facts. `exact`: with all times, as nothing may have changed. `lossy`: without what reads EIO."""
+def capture(root, exact=False):
+    """Path -> facts. `exact`: with all times, as nothing may have changed."""
     facts, groups = {}, {}
 
     def visit(path, name):
-        try:
-            look(path, name)
-        except OSError as error:
-            if not lossy or error.errno != errno.EIO:
-                raise
-
-    def look(path, name):
         status = os.lstat(path)
         kind = stat.S_IFMT(status.st_mode)
         entry = {"mode": oct(status.st_mode), "owner": (status.st_uid, status.st_gid), "xattrs": attributes(path)}

@@ -102,7 +102,11 @@ extension Redirect {
     /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
     func makeSealDurable(_ sealed: Layer) throws(Errno) {
         try commits.commit(nil, isForAll: true, at: {}) { (_, _, inodes) throws(Errno) in
-            if sealed.isSealDurable.load(ordering: .acquiring) { return 0 }
+            if sealed.isSealDurable.load(ordering: .acquiring) {
+                // By an fsync in the layer above; but what is to be flushed for the next mark there has been taken with this.
+                try flush(inodes, stack)
+                return 0
+            }
             if !sealed.isBelowDurable.load(ordering: .acquiring) {
                 try synchronizeSource()
                 try store.synchronize()

@@ -30,31 +30,58 @@ extension Redirect {
     ) throws(Errno) -> Int {
         let stack = stack
         let record = try changeable(target, stack)
-        try record.firstChange.withLock { (_) throws(Errno) in
+        try changingData(record, stack.top) { (changes) throws(Errno) in
             let size = attributes(record).status.size
-            var changes: [RecordChange] = []
-            if offset > size { try zeroTail(target, record, stack, upTo: offset, &changes) }
+            let isZeroed = try zeroTail(target, record, stack, upTo: offset, &changes)
             try store(target, record, stack, data, at: offset, size: size, &changes)
-            try finish(target, record, stack, size: max(size, offset + Int64(data.count)), changes, loss)
+            try finish(
+                target, record, stack, size: max(size, offset + Int64(data.count)), changes, loss,
+                isZeroed: isZeroed)
         }
         return data.count
     }
 
-    /// The bytes behind the file's end in its last block become zeros, since it is about to grow.
+    /// Runs a change of data with the record's `firstChange` held; it notes what it has stored. Where it throws, that is not counted
+    /// any more: the map does not get it.
+    private func changingData<Result>(
+        _ record: InodeRecord, _ layer: Layer, _ body: (inout [RecordChange]) throws(Errno) -> Result
+    ) throws(Errno) -> Result {
+        try record.firstChange.withLock { (_) throws(Errno) in
+            var changes: [RecordChange] = []
+            do throws(Errno) {
+                return try body(&changes)
+            } catch {
+                let known = record.contents.withLock { $0.blocks }
+                layer.files.release(
+                    (Self.withData(of: changes, known).count - known.count) * UInt64(Self.block))
+                throw error
+            }
+        }
+    }
+
+    /// The blocks that a map will have after these changes of data, if no other kind is among them.
+    private static func withData(of changes: [RecordChange], _ known: BlockSet) -> BlockSet {
+        var all = known
+        for case .data(_, let blocks) in changes { all.insert(blocks) }
+        return all
+    }
+
+    /// The bytes behind the file's end in its last block become zeros, since it is about to grow. Whether they had to be written.
     private func zeroTail(
         _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack, upTo end: Int64,
         _ changes: inout [RecordChange]
-    ) throws(Errno) {
+    ) throws(Errno) -> Bool {
         let size = attributes(record).status.size
         let start = size / Self.block * Self.block
-        guard start < size, end > size else { return }
-        if case .hole = stack.run(target.key, from: start, limit: size).0 { return }
+        guard start < size, end > size else { return false }
+        if case .hole = stack.run(target.key, from: start, limit: size).0 { return false }
         let blockEnd = start + Self.block
         let zeros = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(blockEnd - size), alignment: 16)
         defer { zeros.deallocate() }
         zeros.initializeMemory(as: UInt8.self, repeating: 0)
         try store(
             target, record, stack, UnsafeRawBufferPointer(zeros), at: size, size: size, &changes)
+        return true
     }
 
     /// Stores `data`: in the layer, but for what a single pass has left to the primary.
@@ -63,15 +90,15 @@ extension Redirect {
         at offset: Int64, size: Int64, _ changes: inout [RecordChange]
     ) throws(Errno) {
         if data.isEmpty { return }
-        func part(_ range: Range<Int64>) -> UnsafeRawBufferPointer {
-            UnsafeRawBufferPointer(rebasing: data[Int(range.lowerBound - offset)..<Int(range.upperBound - offset)])
+        for (isPrimary, range) in try runs(target, record, stack, offset..<offset + Int64(data.count)) {
+            let part = UnsafeRawBufferPointer(
+                rebasing: data[Int(range.lowerBound - offset)..<Int(range.upperBound - offset)])
+            if isPrimary {
+                try writePrimary(target, part, at: range.lowerBound)
+            } else {
+                try storeInLayer(target, record, stack, part, at: range.lowerBound, size: size, &changes)
+            }
         }
-        let (primary, layer) = try runs(target, record, stack, offset..<offset + Int64(data.count))
-        // First what is written as the user who asks.
-        for range in layer {
-            try storeInLayer(target, record, stack, part(range), at: range.lowerBound, size: size, &changes)
-        }
-        for range in primary { try writePrimary(target, part(range), at: range.lowerBound) }
     }
 
     /// Stores `data` in the delta file, with the rest of its first and last block where the top layer does not have them.
@@ -82,9 +109,14 @@ extension Redirect {
         let end = offset + Int64(data.count)
         let blocks = UInt64(offset / Self.block)..<RecordLimits.blockCount(end)
         let (hasFirst, hasLast, missing) = record.contents.withLock { contents in
-            (
+            // What this change has stored itself has been counted.
+            let counted =
+                changes.isEmpty
+                ? Self.count(of: blocks, in: contents.blocks)
+                : Self.count(of: blocks, in: Self.withData(of: changes, contents.blocks))
+            return (
                 contents.blocks.contains(blocks.lowerBound), contents.blocks.contains(blocks.upperBound - 1),
-                blocks.upperBound - blocks.lowerBound - Self.count(of: blocks, in: contents.blocks)
+                blocks.upperBound - blocks.lowerBound - counted
             )
         }
         if missing > 0 { try reserve(missing, stack.top) }
@@ -170,10 +202,11 @@ extension Redirect {
         return opened
     }
 
-    /// Notes a change of data, one record: the data are there by now.
+    /// Notes a change of data, one record: the data are there by now. `isZeroed`: also what was behind the file's end was
+    /// made zero.
     private func finish(
         _ target: ChangeTarget, _ record: InodeRecord, _ stack: LayerStack, size: Int64,
-        _ changes: [RecordChange], _ loss: PrivilegeLoss
+        _ changes: [RecordChange], _ loss: PrivilegeLoss, isZeroed: Bool
     ) throws(Errno) {
         let before = attributes(record)
         let lost: RecordedAttributes? =
@@ -193,6 +226,8 @@ extension Redirect {
             }
             try self.record(stack.top, changes)
             commits.noteData(of: target.reference)
+            // The new size must not count without these zeros, or after a power cut what had been cut off would show again.
+            if isZeroed { commits.noteReplacing(target.reference) }
         }
     }
 
@@ -212,19 +247,19 @@ extension Redirect {
     ) throws(Errno) {
         let stack = stack
         let record = try changeable(target, stack)
-        try record.firstChange.withLock { (_) throws(Errno) in
+        try changingData(record, stack.top) { (changes) throws(Errno) in
             let old = attributes(record).status.size
-            var changes: [RecordChange] = []
+            var isZeroed = false
             if size > old {
                 try checkSize(size, record, stack)
-                try zeroTail(target, record, stack, upTo: size, &changes)
+                isZeroed = try zeroTail(target, record, stack, upTo: size, &changes)
             } else {
                 // Blocks that are cut off must not show again when the file grows.
                 let cutOff = RecordLimits.blockCount(size)..<RecordLimits.blockCount(old)
                 if !cutOff.isEmpty { changes.append(.holes(record.key, cutOff)) }
             }
             let freed = Self.storedBlocks(changes, record)
-            try finish(target, record, stack, size: size, changes, loss)
+            try finish(target, record, stack, size: size, changes, loss, isZeroed: isZeroed)
             giveBack(changes, freed, record, stack.top)
         }
     }
@@ -242,13 +277,13 @@ extension Redirect {
     ) throws(Errno) {
         let stack = stack
         let record = try changeable(target, stack)
-        try record.firstChange.withLock { (_) throws(Errno) in
+        try changingData(record, stack.top) { (changes) throws(Errno) in
             let old = attributes(record).status.size
             let size = mode & FALLOC_FL_KEEP_SIZE != 0 ? old : max(old, range.upperBound)
-            var changes: [RecordChange] = []
+            var isZeroed = false
             if size > old {
                 try checkSize(size, record, stack)
-                try zeroTail(target, record, stack, upTo: size, &changes)
+                isZeroed = try zeroTail(target, record, stack, upTo: size, &changes)
             }
             if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0 {
                 try empty(target, record, stack, range.clamped(to: 0..<max(range.lowerBound, old)), &changes)
@@ -256,7 +291,7 @@ extension Redirect {
                 try allocateSpace(record, stack, range)
             }
             let freed = Self.storedBlocks(changes, record)
-            try finish(target, record, stack, size: size, changes, loss)
+            try finish(target, record, stack, size: size, changes, loss, isZeroed: isZeroed)
             giveBack(changes, freed, record, stack.top)
         }
     }

@@ -27,13 +27,22 @@ extension Redirect {
 
     /// Whether a file is all in the primary: one of others. It may be redirected the moment after.
     package func isOthers(_ target: ChangeTarget) throws(Errno) -> Bool {
-        guard let scope = terms.scope, !stack.hasAttributes(target.key) else { return false }
+        let stack = stack
+        // Nor may one of its names have changed.
+        guard let scope = terms.scope, !stack.hasAttributes(target.key), stack.links(of: target.key) == nil else {
+            return false
+        }
         return !scope.owns(try FileStatus(of: target.descriptor)) && !stack.isNew(target.key)
     }
 
     /// How much a layer holds of what the snapshot shows, or would if it were taken now. Costs as much.
     package func changes(of layer: Layer) -> DeltaMap.Changes {
-        layer.map.changes(where: isOfScope)
+        var sum = layer.map.changes(where: isOfScope)
+        // What is in the primary already.
+        for record in cut.map.records where isOfScope(record) {
+            sum.bytes += record.contents.withLock { $0.gone.count } * UInt64(RecordLimits.blockBytes)
+        }
+        return sum
     }
 
     /// Whether a record is of something that the snapshot shows, or, made since the cut, would show.
@@ -45,7 +54,7 @@ extension Redirect {
             return scope.owns(try FileStatus(of: try source.open(reference, O_PATH)))
         } catch {
             // Gone since: only what was made since can be.
-            return false
+            return error != .staleNFSFileHandle
         }
     }
 }

@@ -54,6 +54,7 @@ package final class Redirect: Sendable {
     /// Names in `newFiles` that stand for no inode of the map.
     let nameless = Atomic<UInt64>(0)
     let untouched = UntouchedInodes()
+    let toMove = BlocksToMove()
 
     /// Goes on with layers that are there, the top one first.
     package init(
@@ -168,6 +169,10 @@ package final class Redirect: Sendable {
                 status: status, extended: try allExtendedAttributes(target.descriptor))
         }
         try metadata.withLock { (_) throws(Errno) in
+            if terms.changesSource, known == nil, target.reference.kind == UInt32(S_IFREG) {
+                // Its size may be of a change that was made where it is, and that is not durable yet.
+                commits.noteReplacing(target.reference)
+            }
             try self.record(
                 stack.top,
                 [.reference(target.reference), .attributes(target.key, attributes)])

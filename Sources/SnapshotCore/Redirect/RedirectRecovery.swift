@@ -111,7 +111,12 @@ package struct RedirectRecovery {
         redirect.flushLater(layers)
         try redirect.removeStrays(layers)
         if !isActive { return .merging(redirect) }
-        if let reason { cut.becomeIncomplete(reason, tells: false) }
+        if terms.isSinglePass, let reason {
+            // What of it was changed in the primary only its map knew; times of change are not enough after a power cut.
+            cut.becomeInexact(reason)
+        } else if let reason {
+            cut.becomeIncomplete(reason, tells: false)
+        }
         return .active(redirect, lowest.scan.head)
     }
 

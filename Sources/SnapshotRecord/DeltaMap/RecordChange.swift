@@ -16,8 +16,8 @@ package enum RecordChange: Sendable, Equatable {
     case data(InodeKey, Range<UInt64>)
     /// Blocks that are holes; in preserve: that were.
     case holes(InodeKey, Range<UInt64>)
-    /// Redirect: blocks that are durable in the primary, by a merge that needed their space: this layer says nothing of
-    /// them any more.
+    /// Redirect: blocks that are durable in the primary, by a merge that needed their space or for a single pass: this layer says
+    /// nothing of them any more.
     case merged(InodeKey, Range<UInt64>)
     /// Made after the cut: preserve, not in the snapshot; redirect, a real file in the store.
     case born(InodeReference)
