@@ -30,7 +30,9 @@ final class Readiness: Sendable {
     private let guarding = Atomic<UInt32>(Guard.absent)
     private let isHurried = Atomic<Bool>(false)
     private let isOver = Atomic<Bool>(false)
-    /// What the guard sleeps on; taken after no other lock.
+    /// Whether there is a guard.
+    private let isGuarded = Atomic<Bool>(false)
+    /// What the guard sleeps on, and who waits for its end; taken after no other lock.
     private let monitor = Monitor()
 
     private enum Guard {
@@ -60,10 +62,13 @@ final class Readiness: Sendable {
         session.store(descriptor, ordering: .relaxed)
     }
 
-    /// Lets the guard end.
+    /// Ends the guard: the session's descriptor is not used any more when it returns. After the last worker.
     func end() {
         isOver.store(true, ordering: .sequentiallyConsistent)
         wakeGuard()
+        monitor.withLock {
+            while isGuarded.load(ordering: .sequentiallyConsistent) { monitor.wait() }
+        }
     }
 
     /// From now on every reader arms, as long as that is so.
@@ -79,10 +84,18 @@ final class Readiness: Sendable {
                 expected: Guard.absent, desired: Guard.awake, ordering: .sequentiallyConsistent
             ).exchanged
         else { return }
+        isGuarded.store(true, ordering: .sequentiallyConsistent)
         do throws(Errno) {
-            try Thread.start { [self] in watch() }
+            try Thread.start { [self] in
+                watch()
+                monitor.withLock {
+                    isGuarded.store(false, ordering: .sequentiallyConsistent)
+                    monitor.wake()
+                }
+            }
         } catch {
             // Without it every worker reads.
+            isGuarded.store(false, ordering: .sequentiallyConsistent)
             guarding.store(Guard.absent, ordering: .sequentiallyConsistent)
         }
     }
