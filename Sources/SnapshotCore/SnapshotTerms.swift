@@ -10,7 +10,6 @@ package struct SnapshotTerms: Sendable, Equatable {
     package var scope: SnapshotScope?
     /// Whether the backup reads every file once, so that what it has read need not be kept.
     package var isSinglePass: Bool
-
     /// The ordinary user who began it, and may end it; nil: who controls the mount.
     package var requester: UInt32?
 
@@ -29,7 +28,7 @@ package struct SnapshotTerms: Sendable, Equatable {
     private static let end = "end"
 
     /// A line each, with the last to tell that it is whole.
-    var text: String {
+    package var text: String {
         var lines = [Self.begin]
         if let scope {
             lines += scope.users.sorted().map { "user \($0)" } + scope.groups.sorted().map { "group \($0)" }
@@ -40,7 +39,7 @@ package struct SnapshotTerms: Sendable, Equatable {
     }
 
     /// nil where it is not whole, or says what this version does not know.
-    init?(text: String) {
+    package init?(text: String) {
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         guard lines.first == Self.begin[...], lines.suffix(2) == [Self.end[...], ""] else { return nil }
         var (users, groups): (Set<UInt32>, Set<UInt32>) = ([], [])

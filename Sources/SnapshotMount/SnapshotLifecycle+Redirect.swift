@@ -21,10 +21,17 @@ extension SnapshotLifecycle {
         let layer = try Redirect.makeLayer(number, in: store, head, terms, bytesMax: deltaBytesMax)
         do throws(Errno) {
             try layer.makeReserve()
+            return try makeRedirect(layer, terms, boot)
         } catch {
+            // Left behind, the next mount would take it for a snapshot.
             try store.removeLayer(number)
             throw error
         }
+    }
+
+    private func makeRedirect(
+        _ layer: Layer, _ terms: SnapshotTerms, _ boot: BootIdentity
+    ) throws(Errno) -> Redirect {
         let cut = SnapshotCut(
             source: source, store: nil, notes: layer.files.directory, scope: terms.scope,
             singlePass: terms.isSinglePass ? SinglePass(credentials) : nil, didBecomeInexact: tellInexact)
@@ -42,6 +49,7 @@ extension SnapshotLifecycle {
             } _: { [gate] in
                 redirect.moveReleased(gate)
                 Self.attempt { () throws(Errno) in
+                    try redirect.renewJournal()
                     try redirect.synchronizeChanges()
                     try redirect.compactJournal()
                 }

@@ -9,14 +9,22 @@ package import SystemPackage
 // called on a scratch file that has the inode's attributes, and what became of that is recorded.
 extension Redirect {
     /// Changes attributes by `change`, which gets a descriptor of a file that has them now, as the user who asks.
+    /// `isExtended`: extended ones.
     package func changeAttributes(
-        of target: ChangeTarget, _ change: (Descriptor) throws(Errno) -> Void
+        of target: ChangeTarget, isExtended: Bool, _ change: (Descriptor) throws(Errno) -> Void
     ) throws(Errno) {
         let stack = stack
         let record = try changeable(target, stack)
         try record.firstChange.withLock { (_) throws(Errno) in
             let before = attributes(record)
-            let after = try onScratch(before, change)
+            let after = try onScratch(before, needsExtended: isExtended, change)
+            let isGivenAway =
+                before.status.user != after.status.user || before.status.group != after.status.group
+            if isGivenAway, let file = try stack.top.files.existingFile(of: record.key) {
+                // What it takes counts in the new owner's quota. First, since what has been recorded is done.
+                try credentials.assumeDaemon()
+                try changeOwner(file, user: after.status.user, group: after.status.group)
+            }
             let now = Self.now
             try metadata.withLock { (_) throws(Errno) in
                 var status = attributes(record).status
@@ -26,13 +34,6 @@ extension Redirect {
                 try self.record(
                     stack.top,
                     [.attributes(record.key, RecordedAttributes(status: status, extended: after.extended))])
-            }
-            let isGivenAway =
-                before.status.user != after.status.user || before.status.group != after.status.group
-            if isGivenAway, let file = try stack.top.files.existingFile(of: record.key) {
-                // What it takes counts in the new owner's quota.
-                try credentials.assumeDaemon()
-                try changeOwner(file, user: after.status.user, group: after.status.group)
             }
         }
     }
@@ -70,9 +71,10 @@ extension Redirect {
         return try FileStatus(of: scratch.descriptor).modified
     }
 
-    /// What becomes of attributes by `change`, which gets a file that has them.
+    /// What becomes of attributes by `change`, which gets a file that has them. `needsExtended`: its outcome depends on all
+    /// extended ones, so that it cannot be tried where one of them cannot be set for want of space, say.
     func onScratch(
-        _ attributes: RecordedAttributes, _ change: (Descriptor) throws(Errno) -> Void
+        _ attributes: RecordedAttributes, needsExtended: Bool = false, _ change: (Descriptor) throws(Errno) -> Void
     ) throws(Errno) -> RecordedAttributes {
         try credentials.assumeDaemon()
         let scratch = try ScratchFile(in: newFiles, kind: attributes.status.kind, temporaryName())
@@ -94,7 +96,9 @@ extension Redirect {
                     }
                 }
             } catch {
-                // Not ours to set: it stays as it is, unless it is this that is changed.
+                // Not ours to set: it stays as it is. But a list has a part of the mode, and the other way round.
+                let isOurs = error != .notPermitted && error != .permissionDenied && error != .notSupportedOnSocket
+                if isOurs && (needsExtended || Self.lists.contains(name)) { throw error }
                 kept.insert(name)
             }
         }
@@ -108,6 +112,10 @@ extension Redirect {
         result.mode = result.mode & 0o7777 | status.kind
         return RecordedAttributes(status: result, extended: extended)
     }
+
+    private static let lists: Set<FileName> = [
+        FileName("system.posix_acl_access"), FileName("system.posix_acl_default"),
+    ]
 
     /// A name in the directory of new files that no other has.
     func temporaryName() -> FileName {

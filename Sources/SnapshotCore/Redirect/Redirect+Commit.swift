@@ -37,14 +37,7 @@ extension Redirect {
         let before = layer.compactedBytes.load(ordering: .relaxed)
         guard layer.journal.bytes > max(Self.compactBytesMin, before * 3) else { return }
         try credentials.assumeDaemon()
-        try layer.journal.compact(
-            dump: { (emit) throws(Errno) in
-                // What has been appended is in the map by then.
-                metadata.withLock { _ in }
-                try layer.map.forEachChange(emit)
-            },
-            makeDurable: { () throws(Errno) in try synchronizeAll() })
-        layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
+        try compact(layer) { () throws(Errno) in try synchronizeAll() }
     }
 
     private typealias Moment = (stack: LayerStack, through: UInt64)
@@ -70,6 +63,31 @@ extension Redirect {
         try synchronizeNewNames()
         _ = try layer.journal.append(.mark(through: through, inodes: inodes))
         try layer.journal.synchronize()
+    }
+
+    /// Of pages that could not be written the kernel tells once, so that a journal whose sync has failed makes nothing durable any
+    /// more (`Journal.synchronize`). Then this writes it anew, with all that it stands for durable. Not by a thread that commits.
+    package func renewJournal() throws(Errno) { try renew(stack.top) }
+
+    private func renew(_ layer: Layer) throws(Errno) {
+        guard layer.journal.hasFailed else { return }
+        try credentials.assumeDaemon()
+        try compact(layer) { () throws(Errno) in
+            try synchronizeSource()
+            if try FileStatus(of: layer.files.directory).device != source.device {
+                try synchronizeFileSystem(layer.files.directory)
+            }
+        }
+    }
+
+    private func compact(_ layer: Layer, makeDurable: () throws(Errno) -> Void) throws(Errno) {
+        try layer.journal.compact(
+            dump: { (emit) throws(Errno) in
+                // What has been appended is in the map by then.
+                metadata.withLock { _ in }
+                try layer.map.forEachChange(emit)
+            }, makeDurable: makeDurable)
+        layer.compactedBytes.store(layer.journal.bytes, ordering: .relaxed)
     }
 
     /// Makes the names of files durable that were made since the last time.
@@ -101,6 +119,7 @@ extension Redirect {
 
     /// Makes all of a sealed layer durable, with a mark behind the seal: what is not yet. By the thread that merges.
     func makeSealDurable(_ sealed: Layer) throws(Errno) {
+        try renew(sealed)
         try commits.commit(nil, isForAll: true, at: {}) { (_, _, inodes) throws(Errno) in
             if sealed.isSealDurable.load(ordering: .acquiring) {
                 // By an fsync in the layer above; but what is to be flushed for the next mark there has been taken with this.

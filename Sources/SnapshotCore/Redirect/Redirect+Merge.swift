@@ -22,6 +22,7 @@ extension Redirect {
     /// Ends the snapshot: seals the top layer and puts an empty one on it, inside the gate. `atSeal` is called there.
     /// Nothing has changed where it throws.
     package func seal(_ gate: OperationGate, _ atSeal: () -> Void) throws(Errno) {
+        try renewJournal()
         // Long, with the gate open: so little is left for the mark behind the seal.
         try synchronizeAll()
         try sealing(gate) { () throws(Errno) in atSeal() }

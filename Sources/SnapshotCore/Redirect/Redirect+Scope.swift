@@ -17,7 +17,7 @@ extension Redirect {
         _ target: ChangeTarget, _ body: () throws(Errno) -> Result
     ) throws(Errno) -> Result? {
         guard let scope = terms.scope, target.reference.kind != UInt32(S_IFDIR) else { return nil }
-        return try untouched.use(target.key) { () throws(Errno) -> Result? in
+        return try untouched.withLock(of: target.key) { () throws(Errno) -> Result? in
             let stack = stack
             if stack.hasAttributes(target.key) { return nil }
             if scope.owns(try FileStatus(of: target.descriptor)) { return nil }
@@ -69,13 +69,9 @@ final class UntouchedInodes: Sendable {
         locks[Int((key.inode &* 0x9e37_79b9_7f4a_7c15) >> 58)]
     }
 
-    func use<Result>(
-        _ key: InodeKey, _ body: () throws(Errno) -> Result
+    func withLock<Result>(
+        of key: InodeKey, _ body: () throws(Errno) -> Result
     ) throws(Errno) -> Result {
         try lock(key).mutex.withLock { (_) throws(Errno) in try body() }
-    }
-
-    func touch(_ key: InodeKey, _ body: () throws(Errno) -> Void) throws(Errno) {
-        try use(key, body)
     }
 }

@@ -146,7 +146,7 @@ package final class Redirect: Sendable {
         if record.contents.withLock({ $0.attributes != nil }) { return record }
         try record.firstChange.withLock { (_) throws(Errno) in
             if record.contents.withLock({ $0.attributes != nil }) { return }
-            try untouched.touch(target.key) { () throws(Errno) in try recordAttributes(target, stack) }
+            try untouched.withLock(of: target.key) { () throws(Errno) in try recordAttributes(target, stack) }
         }
         return record
     }

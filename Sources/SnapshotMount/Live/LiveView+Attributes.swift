@@ -151,7 +151,7 @@ extension LiveView {
         } redirected: { (redirect) throws(Errno) in
             let own: Void? = try changeAsItIs(target, redirect) { () throws(Errno) in try set(target.descriptor) }
             if own != nil { return }
-            try redirect.changeAttributes(of: target, set)
+            try redirect.changeAttributes(of: target, isExtended: true, set)
         }
     }
 
@@ -170,7 +170,7 @@ extension LiveView {
             let own: Void? = try changeAsItIs(target, redirect) { () throws(Errno) in try remove(target.descriptor)
             }
             if own != nil { return }
-            try redirect.changeAttributes(of: target, remove)
+            try redirect.changeAttributes(of: target, isExtended: true, remove)
         }
     }
 

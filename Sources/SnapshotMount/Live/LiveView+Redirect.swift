@@ -127,7 +127,7 @@ extension LiveView {
         _ wanted: AttributeChange
     ) throws(Errno) {
         if wanted.isEmpty || wanted.user != nil || wanted.group != nil || wanted.mode != nil {
-            try redirect.changeAttributes(of: target) { (scratch) throws(Errno) in
+            try redirect.changeAttributes(of: target, isExtended: false) { (scratch) throws(Errno) in
                 try assume(context)
                 if wanted.isEmpty { try changeNothing(context, node, scratch) }
                 if wanted.user != nil || wanted.group != nil {

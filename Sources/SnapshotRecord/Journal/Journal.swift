@@ -98,6 +98,9 @@ package final class Journal: Sendable {
     /// With the time of the cut that has been noted since it was written.
     package var head: JournalHead { state.withLock { $0.head } }
 
+    /// Whether a sync has failed: then only a compaction makes anything durable again.
+    package var hasFailed: Bool { state.withLock { $0.syncError != nil } }
+
     /// The size of the file, without what is allocated ahead.
     package var bytes: UInt64 { state.withLock { $0.file.end } }
 
