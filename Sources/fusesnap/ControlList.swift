@@ -57,7 +57,7 @@ struct ControlList: ParsableCommand {
 
     static func state(_ item: MountListing.Item) -> String {
         let exact = item.status?.inexactReason == nil ? "" : ", not exact"
-        let progress = item.status?.merge.map { " \(MergeProgress($0).percent) %" } ?? ""
+        let progress = item.status?.merge.map { " \(ProgressText($0).percent) %" } ?? ""
         return item.state.rawValue + progress + exact + (item.visible || item.status == nil ? "" : " (elsewhere)")
     }
 }

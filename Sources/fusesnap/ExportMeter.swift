@@ -59,7 +59,7 @@ final class ExportMeter: Sendable {
     private var text: String {
         let (done, total) = (bytes.load(ordering: .relaxed), bytesTotal.load(ordering: .relaxed))
         if total >= max(done, 1) {
-            return MergeProgress(StopProgress(bytesDone: done, bytesTotal: total)).bar("exporting")
+            return ProgressText(StopProgress(bytesDone: done, bytesTotal: total)).bar("exporting")
         }
         return "exporting: \(files.load(ordering: .relaxed)) files, \(ByteSize(bytes: done).text)"
     }

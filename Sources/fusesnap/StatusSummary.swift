@@ -60,7 +60,7 @@ struct StatusSummary {
     private func mergeRows(_ rates: StatusRates?) -> [(String, String)] {
         var rows = startedRows
         if let merge = status.merge {
-            rows.append(("Merged", MergeProgress(merge).text + rate(rates?.mergedBytes, isBytes: true)))
+            rows.append(("Merged", ProgressText(merge).text + rate(rates?.mergedBytes, isBytes: true)))
         }
         rows.append(("Delta", deltaText))
         return rows

@@ -91,7 +91,7 @@ struct StatusWatch {
         }
         if let merge = status.merge {
             let rate = rates?.mergedBytes.map { " (+\(ByteSize(bytes: UInt64($0)).text)/s)" } ?? ""
-            return "\(Instant.textNow)  \(state)  \(MergeProgress(merge).text)\(rate)"
+            return "\(Instant.textNow)  \(state)  \(ProgressText(merge).text)\(rate)"
         }
         let areas = "\(status.changedAreas)" + (rates.map { " (+\(Int($0.changedAreas))/s)" } ?? "")
         return "\(Instant.textNow)  \(state)  delta \(bytes(status.deltaBytes, rates?.deltaBytes))"

@@ -130,9 +130,9 @@ struct CommandTests {
     func `a bar is full only when all is merged, and fits on a line`(
         _ done: UInt64, _ total: UInt64, _ percent: Int
     ) {
-        let progress = MergeProgress(StopProgress(bytesDone: done, bytesTotal: total))
+        let progress = ProgressText(StopProgress(bytesDone: done, bytesTotal: total))
         #expect(progress.percent == percent)
-        #expect(progress.bar().filter { $0 == "#" }.count == percent / 4)
-        #expect(progress.bar().count < 80)
+        #expect(progress.bar("merging").filter { $0 == "#" }.count == percent / 4)
+        #expect(progress.bar("merging").count < 80)
     }
 }

@@ -2,7 +2,7 @@ internal import ControlSocket
 internal import Glibc
 
 /// How far a merge or an export is, in words: for the meters of the commands, for the status and for its watch.
-struct MergeProgress {
+struct ProgressText {
     private let progress: StopProgress
 
     init(_ progress: StopProgress) {
@@ -24,7 +24,7 @@ struct MergeProgress {
     private static let barCharacters = 25
 
     /// One line of less than 80 columns; `what` is being done.
-    func bar(_ what: String = "merging") -> String {
+    func bar(_ what: String) -> String {
         let filled = String(repeating: "#", count: percent * Self.barCharacters / 100)
         return "\(what) [\(filled.padded(to: Self.barCharacters))] \(text)"
     }
@@ -37,7 +37,7 @@ final class ProgressMeter {
 
     func show(_ progress: StopProgress) {
         guard isTerminal, progress.bytesTotal > 0 else { return }
-        StandardError.writeText("\r" + MergeProgress(progress).bar() + "\u{1b}[K")
+        StandardError.writeText("\r" + ProgressText(progress).bar("merging") + "\u{1b}[K")
         isShown = true
     }
 
