@@ -23,7 +23,7 @@ package struct ChangeFinder: ~Copyable {
     private let end: SnapshotEnd
     /// Whether the record is what was, and the source what is now: in preserve. In redirect it is the other way round.
     private let recordsThen: Bool
-    /// In redirect, what was changed beside the mount; preserve has that in its records.
+    /// In redirect, what was changed beside the mount, or in the source for a single pass; preserve has that in its records.
     private let beside: DeltaMap?
     private let records: [InodeRecord]
     /// Inodes with records that are of no concern to a snapshot of some users' files.
@@ -49,9 +49,7 @@ package struct ChangeFinder: ~Copyable {
     }
 
     package init(_ preserve: Preserve) {
-        self.init(preserve.cut, preserve.map, recordsThen: true) {
-            preserve.cut.isOfScope($0.contents.withLock { $0.attributes })
-        }
+        self.init(preserve.cut, preserve.map, recordsThen: true, where: preserve.cut.isOfScope)
     }
 
     /// Of what is redirected while a snapshot is active.

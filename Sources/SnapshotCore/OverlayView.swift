@@ -17,7 +17,7 @@ package import SystemPackage
 package struct OverlayView: Sendable {
     package let source: SourceTree
     package let map: DeltaMap
-    /// Where the versions are that the map tells of; nil where nothing is stored, the map knowing only what is lost.
+    /// Where the versions are that the map tells of; nil where nothing is stored, the map knowing only what is lost or given up.
     let files: DeltaFiles?
     /// nil also in another process.
     let store: DeltaStore?

@@ -51,9 +51,7 @@ extension Preserve {
     }
 
     /// How much has changed of what the snapshot shows. Costs as much as has changed.
-    package var changes: DeltaMap.Changes {
-        map.changes { cut.isOfScope($0.contents.withLock { $0.attributes }) }
-    }
+    package var changes: DeltaMap.Changes { map.changes(where: cut.isOfScope) }
 }
 
 extension SnapshotCut {
@@ -64,8 +62,9 @@ extension SnapshotCut {
     }
 
     /// Whether a record is of the snapshot's, and not only there to know whose the inode was.
-    func isOfScope(_ attributes: RecordedAttributes?) -> Bool {
-        guard let scope, let status = attributes?.status, !status.isDirectory else { return true }
+    func isOfScope(_ record: InodeRecord) -> Bool {
+        guard let scope, let status = record.contents.withLock({ $0.attributes?.status }), !status.isDirectory
+        else { return true }
         return scope.owns(status)
     }
 }

@@ -5,7 +5,7 @@ internal import SystemPackage
 
 /// One cut, as `.snapshot` shows it: the source with the versions of the cut of what has changed there since, and
 /// whether that still holds. Preserve stores those versions; in redirect the source does not change, so there are none,
-/// and the map knows only what was changed beside the mount.
+/// and the map knows only what was changed beside the mount, and of a single pass what has been given up.
 package final class SnapshotCut: Sendable {
     package let source: SourceTree
     package let map: DeltaMap

@@ -7,7 +7,10 @@ struct ControlStop: ParsableCommand {
         abstract: "End the snapshot.",
         discussion: "Exits with 3 if the snapshot was not exact to its end.")
 
-    @Flag(help: "Throw the changes since the start away (mode redirect only).")
+    @Flag(
+        help:
+            "Throw the changes since the start away (mode redirect only; not with --user, --group, --single-pass)."
+    )
     var discard = false
 
     @Flag(help: "Print the report as JSON.")

@@ -10,7 +10,8 @@ package import SystemPackage
 /// The delta is a stack of layers. Applications see the stack over the primary, before a merge, in it, and after a crash
 /// in it: what a layer holds masks what the merge does below. Invariants (Docs/Redirect.md has why, and a model tries
 /// them):
-/// 1. The primary does not change before the first step of a merge.
+/// 1. The primary does not change before the first step of a merge, but for what the snapshot's terms leave to it
+///    (`Redirect+Scope.swift`, `Redirect+Release.swift`).
 /// 2. The live view is what applications did, however much of a layer has been merged.
 /// 3. What a durable record stands for is durable, and is not destroyed before the record that lets go of it is.
 /// 4. Only a layer all of which is durable is merged; its journal goes when the primary is durable, its files after that.
