@@ -94,17 +94,18 @@ package final class Intake: Sendable {
         guard count >= MemoryLayout<fs_in_header>.size else { return count }
         worker.began()
         anticipation.learn(waited: Int(worker.beginning - start), looking: isLooking)
-        let opcode = Int(buffer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+        let header = buffer.loadUnaligned(as: fs_in_header.self)
         readiness.didRead(
-            isLong: Self.longOpcodes.contains(opcode),
-            wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds)
+            isLong: Self.longOpcodes.contains(header.opcode),
+            wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds,
+            writing: header.opcode == FS_OPCODE_WRITE ? header.nodeid : 0)
         return count
     }
 
     /// Requests that wait for the disk as a rule.
-    private static let longOpcodes: [Int] = [
+    private static let longOpcodes: [UInt32] = [
         FS_OPCODE_FSYNC, FS_OPCODE_FSYNCDIR, FS_OPCODE_FALLOCATE, FS_OPCODE_COPY_FILE_RANGE, FS_OPCODE_LSEEK,
-    ].map { Int($0) }
+    ].map { UInt32($0) }
 
     /// Serves what libfuse cannot; notes what it would not pass on.
     private func isServedHere(_ request: RawRequest) -> Bool {

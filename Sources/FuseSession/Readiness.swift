@@ -13,6 +13,8 @@ internal import SystemPackage
 /// is *armed*, and wakes the worker that came last. While the reader serves, further requests wait for it, but
 /// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after some
 ///   took long, and during a freeze, when workers wait at the gate;
+/// - but not for those that wait while one file is written piece by piece, as when the kernel writes back what it has gathered:
+///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored;
 /// - the guard arms when a whole tick has passed without a request being read.
 ///
 /// Invariant: a request that waits in the kernel's queue finds a worker in read(2), or one that will get there without
@@ -27,6 +29,8 @@ final class Readiness: Sendable {
     private let turns = Atomic<UInt64>(0)
     /// More than 0 for a time after requests that took long.
     private let slowness = Atomic<Int>(0)
+    /// The node that the last request that was read writes to; 0 where it was another request.
+    private let written = Atomic<UInt64>(0)
     private let guarding = Atomic<UInt32>(Guard.absent)
     private let isHurried = Atomic<Bool>(false)
     private let isOver = Atomic<Bool>(false)
@@ -123,13 +127,14 @@ final class Readiness: Sendable {
     }
 
     /// The worker that has left has a request. `isLong`: it will take long, as a rule. `wasImmediate`: it was there
-    /// already.
-    func didRead(isLong: Bool, wasImmediate: Bool) {
+    /// already. `node`: what it writes to, 0 for other requests.
+    func didRead(isLong: Bool, wasImmediate: Bool, writing node: UInt64) {
         turns.add(1, ordering: .sequentiallyConsistent)
+        let goesOn = written.exchange(node, ordering: .relaxed) == node && node != 0
         if guarding.load(ordering: .sequentiallyConsistent) == Guard.asleep { wakeGuard() }
         if readers.load(ordering: .sequentiallyConsistent) > 0 { return }
-        if isLong || slowness.load(ordering: .relaxed) > 0 || isHurried.load(ordering: .sequentiallyConsistent)
-            || wasImmediate && hasMore
+        if isLong || isHurried.load(ordering: .sequentiallyConsistent)
+            || !goesOn && (slowness.load(ordering: .relaxed) > 0 || wasImmediate && hasMore)
         {
             arm()
         }

@@ -56,7 +56,9 @@ package struct SessionOptions: Sendable {
         want(FUSE_CAP_DONT_MASK)  // a directory's default ACL takes the umask's place
         want(FUSE_CAP_POSIX_ACL)
         want(FUSE_CAP_SPLICE_WRITE)
-        want(FUSE_CAP_SPLICE_MOVE)
+        // The kernel would try to take the pages away from the source's own cache: one page at a time it asks ext4 to give up
+        // the buffers of a whole folio, so that reading what was just written took four times as long.
+        want(FUSE_CAP_SPLICE_MOVE, false)
         want(FUSE_CAP_SPLICE_READ, false)  // a write's payload is looked at before it goes on
         want(FUSE_CAP_ASYNC_DIO)
         want(FUSE_CAP_PARALLEL_DIROPS)

@@ -150,7 +150,7 @@ public final class SnapshotNode: Sendable {
         let reference = try attempt("look up a name in") { () throws(Errno) in
             let directory = try descriptor()
             return try FileName(bytes: name).withCString { (string) throws(Errno) in
-                try tree.entry(in: self.reference, directory, string)
+                try tree.entry(in: self.reference, directory, string).reference
             }
         }
         return SnapshotNode(name, self, reference)

@@ -4,6 +4,14 @@ package import SnapshotRecord
 internal import Synchronization
 package import SystemPackage
 
+/// What a name in a directory of the snapshot stands for.
+package struct SnapshotEntry {
+    package let reference: InodeReference
+    /// The attributes that the primary's inode had when the name was looked at, for `status(of:seen:)`; nil where it was
+    /// not looked at.
+    package let seen: FileStatus?
+}
+
 /// The primary area, but with the delta map's version of each area that has one.
 ///
 /// How it reads beside writers, without waiting for them: look at the map; where it has nothing, read the primary,
@@ -142,13 +150,14 @@ package struct OverlayView: Sendable {
         return flags & O_PATH != 0 ? found : try Descriptor.reopen(found, flags)
     }
 
+    /// `seen`: the attributes of the primary's inode, where the caller has just looked at them.
     package func status(
-        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+        of reference: InodeReference, seen: FileStatus? = nil, _ descriptor: () throws(Errno) -> Descriptor
     ) throws(Errno) -> FileStatus {
         try version(of: reference.key) {
             $0.attributes?.status
         } primary: { () throws(Errno) in
-            let status = try FileStatus(of: try descriptor())
+            let status = if let seen { seen } else { try FileStatus(of: try descriptor()) }
             if absence?.includes(changeOf: status) == true { throw .ioError }
             return source.withoutStore(status)
         }
@@ -186,8 +195,9 @@ package struct OverlayView: Sendable {
     /// the directory is detached.
     package func entry(
         in reference: InodeReference, _ directory: Descriptor?, _ name: UnsafePointer<CChar>
-    ) throws(Errno) -> InodeReference {
+    ) throws(Errno) -> SnapshotEntry {
         let key = FileName(name)
+        var seen: FileStatus?
         let entry = try version(of: reference.key) {
             $0.entries[key]
         } primary: { () throws(Errno) -> RecordedEntry in
@@ -199,6 +209,7 @@ package struct OverlayView: Sendable {
                 if status.device != source.device {
                     return .present(InodeReference(status, handle: FileHandle()))
                 }
+                seen = status
                 return .present(try source.reference(of: inode, status))
             } catch .noSuchFileOrDirectory {
                 return .absent
@@ -206,7 +217,10 @@ package struct OverlayView: Sendable {
         }
         switch entry {
         case .absent: throw .noSuchFileOrDirectory
-        case .present(let reference): return reference
+        case .present(let reference):
+            // A name that came to be recorded meanwhile may stand for another inode than that which was seen.
+            let isSame = seen.map { InodeKey($0) == reference.key } ?? false
+            return SnapshotEntry(reference: reference, seen: isSame ? seen : nil)
         }
     }
 

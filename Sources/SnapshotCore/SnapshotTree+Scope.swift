@@ -55,9 +55,9 @@ extension OverlayView {
     func entry(
         in reference: InodeReference, _ directory: Descriptor?, _ name: UnsafePointer<CChar>,
         _ scope: SnapshotScope
-    ) throws(Errno) -> InodeReference {
+    ) throws(Errno) -> SnapshotEntry {
         let found = try entry(in: reference, directory, name)
-        let isShown = try shows(found, scope) { () throws(Errno) in
+        let isShown = try shows(found.reference, scope) { () throws(Errno) in
             guard let directory else { throw .staleNFSFileHandle }
             return try Descriptor.open(at: directory, name, O_PATH | O_NOFOLLOW)
         }
@@ -90,7 +90,7 @@ extension OverlayView {
         _ scope: SnapshotScope
     ) throws(Errno) -> InodeReference? {
         do throws(Errno) {
-            return try entry(in: reference, directory, name, scope)
+            return try entry(in: reference, directory, name, scope).reference
         } catch .noSuchFileOrDirectory {
             return nil
         }

@@ -60,12 +60,13 @@ package struct SnapshotTree: Sendable {
         }
     }
 
+    /// `seen`: of the entry, where the name has just been looked at.
     package func status(
-        of reference: InodeReference, _ descriptor: () throws(Errno) -> Descriptor
+        of reference: InodeReference, seen: FileStatus? = nil, _ descriptor: () throws(Errno) -> Descriptor
     ) throws(Errno) -> FileStatus {
         if !isCovered(reference) { return Self.statusOfUncovered(reference) }
         return try checked { () throws(Errno) in
-            var status = try overlay.status(of: reference, descriptor)
+            var status = try overlay.status(of: reference, seen: seen, descriptor)
             status.inode ^= Self.inodeBit
             return status
         }
@@ -99,7 +100,7 @@ package struct SnapshotTree: Sendable {
 
     package func entry(
         in reference: InodeReference, _ directory: Descriptor?, _ name: UnsafePointer<CChar>
-    ) throws(Errno) -> InodeReference {
+    ) throws(Errno) -> SnapshotEntry {
         if !isCovered(reference) { throw .noSuchFileOrDirectory }
         return try checked { () throws(Errno) in
             guard let scope = cut.scope else { return try overlay.entry(in: reference, directory, name) }

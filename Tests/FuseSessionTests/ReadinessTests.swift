@@ -14,8 +14,11 @@ private final class Workers: Sendable {
     /// The worker of each.
     private let threads = Mutex<Set<UInt>>([])
     private let isReleased = Atomic<Bool>(false)
+    /// What all requests write to; 0: they are no writes.
+    private let node: UInt64
 
-    init() throws {
+    init(writing node: UInt64) throws {
+        self.node = node
         var ends: [Int32] = [0, 0]
         try #require(pipe(&ends) == 0)
         (reading, writing) = (ends[0], ends[1])
@@ -47,7 +50,7 @@ private final class Workers: Sendable {
             let count = read(reading, &request, 1)
             readiness.leave()
             guard count == 1 else { continue }
-            readiness.didRead(isLong: false, wasImmediate: false)
+            readiness.didRead(isLong: false, wasImmediate: false, writing: node)
             if request == 0 { return }
             seen.withLock { $0.append(request) }
             threads.withLock { _ = $0.insert(UInt(pthread_self())) }
@@ -57,10 +60,11 @@ private final class Workers: Sendable {
 }
 
 @Suite struct ReadinessTests {
-    @Test("each request is read although the workers of all earlier ones are blocked")
-    func blocked() throws {
+    @Test(
+        "each request is read although the workers of all earlier ones are blocked", arguments: [0, 7] as [UInt64])
+    func blocked(writing node: UInt64) throws {
         let count = 5
-        let workers = try Workers()
+        let workers = try Workers(writing: node)
         for _ in 0..<count {
             var thread = pthread_t()
             let argument = Unmanaged.passRetained(workers).toOpaque()

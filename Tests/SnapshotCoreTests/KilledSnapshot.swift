@@ -114,7 +114,7 @@ final class KilledSnapshot {
             try tree.listing(of: reference, directory).forEach { name, _, _ in names.append(String(cString: name))
             }
             for name in names {
-                let child = try name.withCString { try tree.entry(in: reference, directory, $0) }
+                let child = try name.withCString { try tree.entry(in: reference, directory, $0).reference }
                 try visit(tree, child, path + "/" + name, &found)
             }
         case UInt32(S_IFREG):

@@ -52,6 +52,31 @@ import Testing
         }
     }
 
+    @Test("attributes that were seen with a name are the cut's, unless others are recorded")
+    func seenAttributes() throws {
+        try with { snapshot in
+            let root = snapshot.root
+            func entry() throws -> SnapshotEntry {
+                try "f".withCString { try snapshot.tree.entry(in: root.reference, root.descriptor, $0) }
+            }
+            let found = try entry()
+            let atCut = try #require(found.seen)
+            func mode(_ seen: FileStatus?) throws -> UInt32 {
+                try snapshot.tree.status(of: found.reference, seen: seen) { () throws(Errno) in throw .ioError }
+                    .mode
+            }
+            #expect(try mode(atCut) == atCut.mode)
+            #expect(throws: Errno.ioError) { try mode(nil) }
+            let target = try snapshot.target("f")
+            snapshot.preserve.willChangeAttributes(of: target)
+            try changeMode(target.descriptor, 0o600)
+            // Seen before the change, and after it.
+            for seen in [atCut, try FileStatus(of: target.descriptor)] { #expect(try mode(seen) == atCut.mode) }
+            "f".withCString { snapshot.preserve.willChangeEntry(in: root, $0, now: .present(found.reference)) }
+            #expect(try entry().seen == nil)
+        }
+    }
+
     @Test("a large change is preserved in slices")
     func slices() throws {
         try SnapshotUnderTest.with { top in

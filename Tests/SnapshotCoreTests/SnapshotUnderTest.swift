@@ -54,7 +54,7 @@ struct SnapshotUnderTest {
     func entry(_ name: String) throws -> InodeReference? {
         do {
             return try name.withCString {
-                try tree.entry(in: source.rootReference, source.root, $0)
+                try tree.entry(in: source.rootReference, source.root, $0).reference
             }
         } catch Errno.noSuchFileOrDirectory {
             return nil

@@ -7,7 +7,7 @@ internal import SystemPackage
 // Attributes, extended attributes and the file system's own figures.
 extension LiveView {
     func attributes(_ node: UInt64, _ handle: UInt64?) throws(Errno) -> AttributeReply {
-        let descriptor = if let handle { try file(handle).descriptor() } else { try descriptor(of: node) }
+        let descriptor = if let handle { try file(handle).descriptor() } else { try look(at: node) }
         return try attributes(node, of: descriptor)
     }
 
@@ -179,9 +179,7 @@ extension LiveView {
     ) throws(Errno) -> Int {
         guard let known = try redirectedExtendedAttributes(node) else {
             // The kernel asks for file capabilities before the first write to a file that has just been opened.
-            let open = lifecycle.vanished.isUsed ? nil : openFiles.descriptor(of: node)
-            let inode = if let open { open } else { try descriptor(of: node) }
-            return try LinuxSystem.extendedAttribute(inode, name, into: buffer)
+            return try LinuxSystem.extendedAttribute(try look(at: node), name, into: buffer)
         }
         do throws(Errno) {
             return try Self.fill(buffer, with: try known.value(FileName(name)))

@@ -60,6 +60,13 @@ final class LiveView: Sendable {
         return try nodes.descriptor(of: node, SourceOpener(source: source))
     }
 
+    /// A descriptor to look at a node's inode with: that of a file which is open already saves opening one, which takes
+    /// longer than all the rest. (The kernel asks for the attributes after each first read of a file.)
+    func look(at node: UInt64) throws(Errno) -> Descriptor {
+        if !lifecycle.vanished.isUsed, let open = openFiles.descriptor(of: node) { return open }
+        return try descriptor(of: node)
+    }
+
     /// The open file of a handle; throws ESTALE where it was thrown away.
     func file(_ handle: UInt64) throws(Errno) -> OpenFile {
         let file = Handle.object(handle, as: OpenFile.self)

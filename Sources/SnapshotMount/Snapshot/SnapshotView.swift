@@ -22,10 +22,16 @@ final class SnapshotView: Sendable {
     let lifecycle: SnapshotLifecycle
     let nodes: NodeTable
     private let active = Mutex<Active?>(nil)
-    /// How often each node is open: what the kernel may have cached though no name leads there any more.
-    private let openNodes = Mutex<[UInt64: Int]>([:])
+    /// The files of the nodes that are open: what the kernel may have cached though no name leads there any more.
+    private let openNodes = Mutex<[UInt64: OpenNode]>([:])
 
     private let openFiles = Mutex<[UInt64: OpenSnapshotFile]>([:])
+
+    private struct OpenNode {
+        /// That of the open that was first.
+        let file: OpenSnapshotFile
+        var opens: Int
+    }
 
     init(lifecycle: SnapshotLifecycle) {
         self.lifecycle = lifecycle
@@ -73,6 +79,12 @@ final class SnapshotView: Sendable {
         try nodes.descriptor(of: node, SnapshotOpener(tree: tree))
     }
 
+    /// A descriptor to look at the node's inode with: that of a file which is open already saves opening one.
+    private func look(_ tree: SnapshotTree, _ node: UInt64) throws(Errno) -> Descriptor {
+        if let open = openNodes.withLock({ $0[node]?.file })?.primary { return open }
+        return try find(tree, node)
+    }
+
     /// Opens a node's inode anew; nil where it is detached.
     private func open(
         _ tree: SnapshotTree, _ node: UInt64, _ reference: InodeReference, _ flags: Int32
@@ -89,10 +101,10 @@ final class SnapshotView: Sendable {
     }
 
     private func reply(
-        _ tree: SnapshotTree, _ node: UInt64, _ reference: InodeReference
+        _ tree: SnapshotTree, _ node: UInt64, _ reference: InodeReference, seen: FileStatus? = nil
     ) throws(Errno) -> EntryReply {
         do throws(Errno) {
-            let status = try tree.status(of: reference) { () throws(Errno) in
+            let status = try tree.status(of: reference, seen: seen) { () throws(Errno) in
                 try find(tree, node)
             }
             let attributes = AttributeReply(status, timeout: Self.cacheSeconds)
@@ -107,9 +119,9 @@ final class SnapshotView: Sendable {
         _ tree: SnapshotTree, _ parent: UInt64, _ directory: InodeReference,
         _ descriptor: Descriptor?, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
-        let reference = try tree.entry(in: directory, descriptor, name)
-        let node = try nodes.remember(reference, parent: parent, name, at: 0)
-        return try reply(tree, node, reference)
+        let entry = try tree.entry(in: directory, descriptor, name)
+        let node = try nodes.remember(entry.reference, parent: parent, name, at: 0)
+        return try reply(tree, node, entry.reference, seen: entry.seen)
     }
 
     // MARK: Operations
@@ -130,7 +142,7 @@ final class SnapshotView: Sendable {
     func attributes(_ node: UInt64) throws(Errno) -> AttributeReply {
         let tree = try tree()
         let status = try tree.status(of: try nodes.reference(of: node)) { () throws(Errno) in
-            try find(tree, node)
+            try look(tree, node)
         }
         return AttributeReply(status, timeout: Self.cacheSeconds)
     }
@@ -153,10 +165,12 @@ final class SnapshotView: Sendable {
         if flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0 { throw .readOnlyFileSystem }
         let tree = try tree()
         let reference = try nodes.reference(of: node)
-        let status = try tree.status(of: reference) { () throws(Errno) in try find(tree, node) }
         let primary = try open(tree, node, reference, O_RDONLY | O_NONBLOCK)
-        openNodes.withLock { $0[node, default: 0] += 1 }
+        let status = try tree.status(of: reference) { () throws(Errno) in
+            if let primary { primary } else { try find(tree, node) }
+        }
         let file = OpenSnapshotFile(tree, reference, primary, size: status.size, links: status.links)
+        openNodes.withLock { $0[node, default: OpenNode(file: file, opens: 0)].opens += 1 }
         let handle = Handle.make(file)
         openFiles.withLock { $0[handle] = file }
         // In a single pass each read is a request, so that it is known; and the kernel reads nothing ahead.
@@ -166,6 +180,8 @@ final class SnapshotView: Sendable {
     /// Holds nothing of the source open any more.
     func releaseDescriptors() {
         for file in openFiles.withLock({ Array($0.values) }) { file.releaseDescriptor() }
+        // The first of a node may have been released since.
+        for node in openNodes.withLock({ Array($0.values) }) { node.file.releaseDescriptor() }
         nodes.releaseDescriptors()
     }
 
@@ -191,10 +207,14 @@ final class SnapshotView: Sendable {
     func release(_ node: UInt64, _ handle: UInt64) {
         _ = openFiles.withLock { $0.removeValue(forKey: handle) }
         Handle.release(handle, as: OpenSnapshotFile.self)
-        openNodes.withLock { nodes in
-            guard let count = nodes[node] else { return }
-            nodes[node] = count > 1 ? count - 1 : nil
+        // Closed after the lock is let go.
+        let last: OpenNode? = openNodes.withLock { nodes in
+            guard let open = nodes[node] else { return nil }
+            if open.opens == 1 { return nodes.removeValue(forKey: node) }
+            nodes[node]?.opens -= 1
+            return nil
         }
+        _ = last
     }
 
     func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {

@@ -61,17 +61,18 @@ package final class DeltaFiles: Sendable {
     /// The delta file of an inode. `owner` is given where it is to be made if there is none: it counts in that user's
     /// quota then.
     package func file(
-        of key: InodeKey, createFor owner: (user: UInt32, group: UInt32)?
+        of key: InodeKey, createFor owner: @autoclosure () -> (user: UInt32, group: UInt32)?
     ) throws(Errno) -> Descriptor {
         if let open = files.descriptor(for: key) { return open }
         let opened = try key.fileName.withCString { (name) throws(Errno) -> Descriptor in
             do throws(Errno) {
                 return try Descriptor.open(at: directory, name, O_RDWR | O_NOFOLLOW)
-            } catch .noSuchFileOrDirectory where owner != nil {
+            } catch .noSuchFileOrDirectory {
+                guard let owner = owner() else { throw .noSuchFileOrDirectory }
                 let made = try Descriptor.open(at: directory, name, O_RDWR | O_CREAT, mode: 0o600)
                 // Not before the name is there: whoever makes names durable in between would miss it.
                 hasMade.store(true, ordering: .sequentiallyConsistent)
-                if let owner, owner.user != geteuid() || owner.group != getegid() {
+                if owner.user != geteuid() || owner.group != getegid() {
                     do throws(Errno) {
                         try changeOwner(made, user: owner.user, group: owner.group)
                     } catch .notPermitted {
