@@ -206,14 +206,13 @@ package final class SnapshotLifecycle: Sendable {
     func didRead(_ blocks: Range<UInt64>, of reference: InodeReference, in tree: SnapshotTree) {
         if blocks.isEmpty { return }
         // A seal must not come in between.
-        gate.pass {
-            guard let cut = generation.mutex.withLock({ $0?.embodiment.cut }), tree.shows(cut) else { return }
-            if let redirect {
-                redirect.didRead(blocks, of: reference)
-            } else {
-                cut.didRead(blocks, of: reference.key)
-            }
+        let due: (Redirect, ReleasedBlocks)? = gate.pass {
+            guard let cut = generation.mutex.withLock({ $0?.embodiment.cut }), tree.shows(cut) else { return nil }
+            if let redirect { return redirect.didRead(blocks, of: reference).map { (redirect, $0) } }
+            cut.didRead(blocks, of: reference.key)
+            return nil
         }
+        if let (redirect, released) = due { redirect.move(released, gate) }
     }
 
     package func countBytesRead(_ number: Int) {

@@ -12,69 +12,88 @@ internal import SystemPackage
 // alone, so that its size stays what it was. Of such a block the layer holds nothing: neither data nor a hole.
 //
 // Moving blocks that are in the layer, in this order:
-// 1. they go; 2. their data are written to the primary, and made durable there; 3. the record `merged`, and with it, in the map: the
-// blocks are the primary's; 4. behind a mark that covers the record their space in the delta is given back.
+// 1. they go; 2. their data are written to the primary; 3. they are made durable there, outside the gate and with no lock of the
+// file held, so that neither a writer nor a stop waits for it; 4. the record `merged` of those that were not written in the layer
+// meanwhile (`BlocksToMove.willStore`), and with it, in the map: the blocks are the primary's; 5. behind a mark that covers the
+// record their space in the delta is given back.
 //
-// - A crash before 3: the layer has them still, and a recovery serves that. An error in 2 too: they stay in the layer.
+// - A crash before 4: the layer has them still, and a recovery serves that. An error in 2 and 3 too, and a seal: they stay in the
+//   layer, and are the merge's.
+// - One move at a time (`mover`), or a later one's data could be taken for what an earlier one has made durable.
 // - A reader of the live view that has read the delta looks again where the block is (`LayerStack.read`).
 // - A reader of the snapshot that has read the primary looks at the cut's map again (`OverlayView`).
 // - For the sync they are gathered, by file, until they are worth one (`BlocksToMove`). A block that is written meanwhile is written
 //   in the layer, as it is there.
 //
-// Where the file's `firstChange` is held, the record in the cut's map is locked after it.
+// Where the file's `firstChange` is held, the record in the cut's map is locked after it. `mover` is taken before the gate.
 extension Redirect {
     /// Whether blocks may go: as long as the snapshot has not been sealed.
     private func isBeforeSeal(_ stack: LayerStack) -> Bool {
         stack.sealed == nil && !stack.top.journal.head.isContinued
     }
 
-    /// After the backup has read whole blocks of a file. Inside the gate.
-    package func didRead(_ blocks: Range<UInt64>, of reference: InodeReference) {
+    /// After the backup has read whole blocks of a file. Inside the gate. What is to be moved now, once outside (`move`).
+    package func didRead(_ blocks: Range<UInt64>, of reference: InodeReference) -> ReleasedBlocks? {
         let stack = stack
-        guard let singlePass = cut.singlePass, cut.end.isRecording, isBeforeSeal(stack) else { return }
+        guard let singlePass = cut.singlePass, cut.end.isRecording, isBeforeSeal(stack) else { return nil }
         singlePass.released.note(blocks, of: reference.key)
         // A writer that has not seen that yet has its record made before.
-        guard let record = stack.top.map.record(of: reference.key) else { return }
+        guard let record = stack.top.map.record(of: reference.key) else { return nil }
         // One that is storing blocks which were not released when it looked.
         let stored = record.firstChange.withLock { _ in record.contents.withLock { $0.blocks.runs(in: blocks) } }
-        if let due = toMove.add(stored, of: reference) { move(due, of: reference, record, stack) }
+        return toMove.add(stored, of: reference)
     }
 
-    /// Moves what has been gathered; called now and then.
+    /// Moves what has been gathered; called now and then, outside the gate.
     package func moveReleased(_ gate: OperationGate) {
-        for (reference, blocks) in toMove.takeAll() {
-            gate.pass {
-                let stack = stack
-                guard isBeforeSeal(stack), let record = stack.top.map.record(of: reference.key) else { return }
-                move(blocks, of: reference, record, stack)
-            }
-        }
+        for released in toMove.takeAll() { move(released, gate) }
     }
 
-    private func move(
-        _ blocks: BlockSet, of reference: InodeReference, _ record: InodeRecord, _ stack: LayerStack
-    ) {
-        record.firstChange.withLock { _ in
-            let stored = record.contents.withLock { contents in
-                blocks.runs.flatMap { contents.blocks.runs(in: $0) }
-            }
+    /// Moves blocks of a file, as far as the layer holds them. Outside the gate.
+    package func move(_ released: ReleasedBlocks, _ gate: OperationGate) {
+        mover.withLock { _ in
             do throws(Errno) {
-                try move(stored, of: reference, record, stack.top)
+                guard let primary = try gate.pass({ () throws(Errno) in try copyToPrimary(released) }) else {
+                    return
+                }
+                defer { toMove.end() }
+                try synchronizeData(primary)
+                try gate.pass { () throws(Errno) in try becomePrimary(released.reference.key) }
             } catch {
                 // Then they stay in the layer, and are the merge's.
             }
         }
     }
 
-    /// Brings blocks that the layer holds into the primary. Under the record's `firstChange`.
-    private func move(
-        _ stored: [Range<UInt64>], of reference: InodeReference, _ record: InodeRecord, _ layer: Layer
-    ) throws(Errno) {
+    /// Calls `body` with the file's record in the top layer and its `firstChange` held; nil where there is none, or the snapshot
+    /// has been sealed.
+    private func beforeSeal<Result>(
+        _ key: InodeKey, _ body: (InodeRecord, Layer) throws(Errno) -> Result?
+    ) throws(Errno) -> Result? {
+        let stack = stack
+        guard isBeforeSeal(stack), let record = stack.top.map.record(of: key) else { return nil }
+        return try record.firstChange.withLock { (_) throws(Errno) in try body(record, stack.top) }
+    }
+
+    /// Writes blocks that the layer holds to the primary, which is returned; nil where there are none. Inside the gate.
+    private func copyToPrimary(_ released: ReleasedBlocks) throws(Errno) -> Descriptor? {
+        try beforeSeal(released.reference.key) { (record, layer) throws(Errno) in
+            try copy(Self.stored(released.blocks, record), of: released.reference, layer)
+        }
+    }
+
+    private static func stored(_ blocks: BlockSet, _ record: InodeRecord) -> [Range<UInt64>] {
+        record.contents.withLock { contents in blocks.runs.flatMap { contents.blocks.runs(in: $0) } }
+    }
+
+    private func copy(
+        _ stored: [Range<UInt64>], of reference: InodeReference, _ layer: Layer
+    ) throws(Errno) -> Descriptor? {
         try credentials.assumeDaemon()
         let primary = try source.open(reference, O_RDWR | O_NONBLOCK)
         let end = UInt64(clamping: try FileStatus(of: primary).size / RecordLimits.blockBytes)
         let runs = stored.filter { $0.lowerBound < end }.map { $0.clamped(to: 0..<end) }
-        if runs.isEmpty { return }
+        if runs.isEmpty { return nil }
         // Not the worker's: the answer to the backup's read is in that.
         let data = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.copyBytesMax, alignment: 4096)
         defer { data.deallocate() }
@@ -88,14 +107,24 @@ extension Redirect {
                 try writeFully(primary, UnsafeRawBufferPointer(piece), at: offset)
             }
         }
-        try synchronizeData(primary)
-        try metadata.withLock { (_) throws(Errno) in
-            try self.record(layer, runs.map { .merged(reference.key, $0) })
-        }
-        for run in runs {
-            commits.afterMark(covering: layer.journal.nextSequence) { [self] in
-                giveBack(run, of: record, layer)
+        toMove.begin(runs, of: reference.key)
+        return primary
+    }
+
+    /// What was copied, is durable, and was not written in the layer meanwhile is the primary's. Inside the gate.
+    private func becomePrimary(_ key: InodeKey) throws(Errno) {
+        _ = try beforeSeal(key) { (record, layer) throws(Errno) -> Void? in
+            let runs = Self.stored(toMove.end(), record)
+            if runs.isEmpty { return nil }
+            try metadata.withLock { (_) throws(Errno) in
+                try self.record(layer, runs.map { .merged(key, $0) })
             }
+            for run in runs {
+                commits.afterMark(covering: layer.journal.nextSequence) { [self] in
+                    giveBack(run, of: record, layer)
+                }
+            }
+            return nil
         }
     }
 
@@ -180,26 +209,57 @@ extension Redirect {
     }
 }
 
-/// Blocks that the backup has read and that the layer holds, by file. Safe for use by all threads.
+/// Blocks of a file that the backup has read and that the layer held then.
+package struct ReleasedBlocks: Sendable {
+    package let reference: InodeReference
+    package let blocks: BlockSet
+}
+
+/// Blocks that the backup has read and that the layer holds, by file, and those that are just being moved. Safe for use by all
+/// threads; its locks are taken after all others.
 final class BlocksToMove: Sendable {
-    private typealias Gathered = (reference: InodeReference, blocks: BlockSet)
     /// So many are worth a sync of the file.
     private static let blocksMax: UInt64 = 256
-    private let gathered = Mutex<[InodeKey: Gathered]>([:])
+    private let gathered = Mutex<[InodeKey: ReleasedBlocks]>([:])
+    private let moving = Mutex<(key: InodeKey, blocks: BlockSet)?>(nil)
 
     /// Adds blocks of a file. All that have been gathered of it, where they are worth a sync: then they are gathered no more.
-    func add(_ runs: [Range<UInt64>], of reference: InodeReference) -> BlockSet? {
+    func add(_ runs: [Range<UInt64>], of reference: InodeReference) -> ReleasedBlocks? {
         if runs.isEmpty { return nil }
         return gathered.withLock { gathered in
             var blocks = gathered.removeValue(forKey: reference.key)?.blocks ?? BlockSet()
             for run in runs { blocks.insert(run) }
-            if blocks.count >= Self.blocksMax { return blocks }
-            gathered[reference.key] = (reference, blocks)
+            let released = ReleasedBlocks(reference: reference, blocks: blocks)
+            if blocks.count >= Self.blocksMax { return released }
+            gathered[reference.key] = released
             return nil
         }
     }
 
-    func takeAll() -> [(reference: InodeReference, blocks: BlockSet)] {
+    /// Blocks of a file were copied to the primary. With the file's `firstChange` held.
+    func begin(_ runs: [Range<UInt64>], of key: InodeKey) {
+        var blocks = BlockSet()
+        for run in runs { blocks.insert(run) }
+        moving.withLock { $0 = (key, blocks) }
+    }
+
+    /// Before the layer stores blocks: what the primary has of them is not what they are. With the file's `firstChange` held.
+    func willStore(_ blocks: Range<UInt64>, of key: InodeKey) {
+        moving.withLock { moving in
+            if moving?.key == key { moving?.blocks.remove(blocks) }
+        }
+    }
+
+    /// The blocks that were copied and have not been stored anew since; no others are being moved now.
+    @discardableResult
+    func end() -> BlockSet {
+        moving.withLock { moving in
+            defer { moving = nil }
+            return moving?.blocks ?? BlockSet()
+        }
+    }
+
+    func takeAll() -> [ReleasedBlocks] {
         gathered.withLock { gathered in
             defer { gathered = [:] }
             return Array(gathered.values)

@@ -56,6 +56,8 @@ package final class Redirect: Sendable {
     let nameless = Atomic<UInt64>(0)
     let untouched = UntouchedInodes()
     let toMove = BlocksToMove()
+    /// Held while blocks are moved, before the gate is passed.
+    let mover = Mutex<Void>(())
 
     /// Goes on with layers that are there, the top one first.
     package init(
