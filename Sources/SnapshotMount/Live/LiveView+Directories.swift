@@ -57,6 +57,7 @@ extension LiveView {
                     node, directory, descriptor, tellsAttributes, from: start, &buffer, isEmpty: true)
             }
             var isFull = false
+            var isNew = false
             while try reader.next({ (entry) throws(Errno) -> Bool in
                 do throws(Errno) {
                     if holdsStore && !entry.isDot && source.hides(entry) { return true }
@@ -64,7 +65,7 @@ extension LiveView {
                     if !directory.redirected.isEmpty, directory.redirected[FileName(entry.name)] != nil {
                         return true
                     }
-                    let isAdded = try add(entry, of: node, descriptor, tellsAttributes, &buffer)
+                    let isAdded = try add(entry, of: node, descriptor, tellsAttributes, &buffer, isNew: &isNew)
                     if isAdded { isEmpty = false }
                     isFull = !isAdded
                     return isAdded
@@ -87,6 +88,7 @@ extension LiveView {
         from start: Int, _ buffer: inout DirectoryBuffer, isEmpty: Bool
     ) throws(Errno) {
         var isEmpty = isEmpty
+        var isNew = false
         for index in start..<max(start, directory.redirectedNames.count) {
             let name = directory.redirectedNames[index]
             guard case .present(let reference) = directory.redirected[name] else { continue }
@@ -96,7 +98,7 @@ extension LiveView {
                     let entry = DirectoryEntry(
                         inode: reference.key.inode, next: Self.redirectedStart + Int64(index) + 1,
                         kind: UInt8(reference.kind >> 12), name: string)
-                    return try add(entry, of: node, descriptor, tellsAttributes, &buffer)
+                    return try add(entry, of: node, descriptor, tellsAttributes, &buffer, isNew: &isNew)
                 }
             } catch {
                 if isEmpty { throw error }
@@ -107,10 +109,10 @@ extension LiveView {
         }
     }
 
-    /// Adds one entry; false where there is no room.
+    /// Adds one entry; false where there is no room. `isNew`: as in `entry`.
     private func add(
         _ entry: DirectoryEntry, of node: UInt64, _ directory: Descriptor, _ tellsAttributes: Bool,
-        _ buffer: inout DirectoryBuffer
+        _ buffer: inout DirectoryBuffer, isNew: inout Bool
     ) throws(Errno) -> Bool {
         if node == NodeTable.mountRoot && snapshotName.equals(entry.name) { return true }
         if entry.isDot || !tellsAttributes {
@@ -119,7 +121,7 @@ extension LiveView {
         }
         guard buffer.hasRoom(for: entry.name) else { return false }
         do throws(Errno) {
-            let found = try self.entry(node, directory, entry.name)
+            let found = try self.entry(node, directory, entry.name, isNew: &isNew)
             buffer.append(entry.name, found, next: entry.next)
             return true
         } catch .noSuchFileOrDirectory {

@@ -82,18 +82,35 @@ final class LiveView: Sendable {
     func entry(
         _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>
     ) throws(Errno) -> EntryReply {
+        var isNew = false
+        return try entry(parent, directory, name, isNew: &isNew)
+    }
+
+    /// `isNew`: whether the kernel probably does not remember the inode, and then, whether it did not: so that in a listing one
+    /// entry tells what to expect of the next. What it remembers one system call tells; all else has to be opened anyway.
+    func entry(
+        _ parent: UInt64, _ directory: Descriptor, _ name: UnsafePointer<CChar>, isNew: inout Bool
+    ) throws(Errno) -> EntryReply {
         if let redirect = lifecycle.redirect {
             return try redirectedEntry(redirect, parent, directory, name)
         }
         let moment = nodes.moment
-        var status = try FileStatus(at: directory, name)
-        if source.hides(status) { throw .noSuchFileOrDirectory }
-        if let node = nodes.lookup(status, parent: parent, name, at: moment) {
-            return reply(node, status)
+        func known(_ status: FileStatus) throws(Errno) -> UInt64? {
+            if source.hides(status) { throw .noSuchFileOrDirectory }
+            return nodes.lookup(status, parent: parent, name, at: moment)
+        }
+        if !isNew {
+            let status = try FileStatus(at: directory, name)
+            if let node = try known(status) { return reply(node, status) }
         }
         let inode = try Descriptor.open(at: directory, name, O_PATH | O_NOFOLLOW)
-        status = try FileStatus(of: inode)
-        return reply(try remember(inode, status, parent, name, at: moment), status)
+        let status = try FileStatus(of: inode)
+        if let node = try known(status) {
+            isNew = false
+            return reply(node, status)
+        }
+        isNew = true
+        return reply(try rememberNew(inode, status, parent, name, at: moment), status)
     }
 
     /// Counts a look-up of what `inode` refers to, which had this name at `moment`.
@@ -102,6 +119,13 @@ final class LiveView: Sendable {
         at moment: UInt64
     ) throws(Errno) -> UInt64 {
         if let node = nodes.lookup(status, parent: parent, name, at: moment) { return node }
+        return try rememberNew(inode, status, parent, name, at: moment)
+    }
+
+    private func rememberNew(
+        _ inode: Descriptor, _ status: FileStatus, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        at moment: UInt64
+    ) throws(Errno) -> UInt64 {
         if status.device != source.device {
             // In a file system mounted below the source, which the source's handles do not reach.
             let reference = InodeReference(status, handle: FileHandle())
