@@ -98,9 +98,12 @@ package final class Intake: Sendable {
         readiness.didRead(
             isLong: Self.longOpcodes.contains(header.opcode),
             wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds,
-            writing: header.opcode == FS_OPCODE_WRITE ? header.nodeid : 0)
+            writing: header.opcode == FS_OPCODE_WRITE && header.len <= Self.pieceBytesMax ? header.nodeid : 0)
         return count
     }
+
+    /// A larger request, with its header, is copied for long enough that another may be written meanwhile.
+    private static let pieceBytesMax = UInt32(64 << 10)
 
     /// Requests that wait for the disk as a rule.
     private static let longOpcodes: [UInt32] = [

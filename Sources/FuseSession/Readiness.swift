@@ -13,8 +13,9 @@ internal import SystemPackage
 /// is *armed*, and wakes the worker that came last. While the reader serves, further requests wait for it, but
 /// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after some
 ///   took long, and during a freeze, when workers wait at the gate;
-/// - but not for those that wait while one file is written piece by piece, as when the kernel writes back what it has gathered:
-///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored;
+/// - but not for those that wait while one file is written in small pieces, as when the kernel writes back what it has gathered:
+///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored.
+///   That ends with the first of them that the guard finds blocked;
 /// - the guard arms when a whole tick has passed without a request being read.
 ///
 /// Invariant: a request that waits in the kernel's queue finds a worker in read(2), or one that will get there without
@@ -31,6 +32,8 @@ final class Readiness: Sendable {
     private let slowness = Atomic<Int>(0)
     /// The node that the last request that was read writes to; 0 where it was another request.
     private let written = Atomic<UInt64>(0)
+    /// Whether the guard has found all workers blocked, and none has served its request since.
+    private let isStuck = Atomic<Bool>(false)
     private let guarding = Atomic<UInt32>(Guard.absent)
     private let isHurried = Atomic<Bool>(false)
     private let isOver = Atomic<Bool>(false)
@@ -107,6 +110,7 @@ final class Readiness: Sendable {
     /// A worker is about to read; it returns once it may. `tookLong`: the request that it has served. False, with errno,
     /// where a signal came first.
     func enter(tookLong: Bool) -> Bool {
+        if isStuck.load(ordering: .relaxed) { isStuck.store(false, ordering: .relaxed) }
         if tookLong {
             slowness.store(
                 min(slowness.load(ordering: .relaxed) + Self.slownessStep, Self.slownessMax), ordering: .relaxed)
@@ -127,10 +131,11 @@ final class Readiness: Sendable {
     }
 
     /// The worker that has left has a request. `isLong`: it will take long, as a rule. `wasImmediate`: it was there
-    /// already. `node`: what it writes to, 0 for other requests.
+    /// already. `node`: what it writes a small piece to, 0 for other requests.
     func didRead(isLong: Bool, wasImmediate: Bool, writing node: UInt64) {
         turns.add(1, ordering: .sequentiallyConsistent)
-        let goesOn = written.exchange(node, ordering: .relaxed) == node && node != 0
+        let isSame = written.exchange(node, ordering: .relaxed) == node
+        let goesOn = isSame && node != 0 && !isStuck.load(ordering: .relaxed)
         if guarding.load(ordering: .sequentiallyConsistent) == Guard.asleep { wakeGuard() }
         if readers.load(ordering: .sequentiallyConsistent) > 0 { return }
         if isLong || isHurried.load(ordering: .sequentiallyConsistent)
@@ -170,7 +175,10 @@ final class Readiness: Sendable {
                 idleTicks = 0
                 continue
             }
-            if idleTicks == 0 { arm() }
+            if idleTicks == 0 {
+                isStuck.store(true, ordering: .relaxed)
+                arm()
+            }
             idleTicks += 1
             if idleTicks < Self.idleTicksMax { continue }
             guarding.store(Guard.asleep, ordering: .sequentiallyConsistent)

@@ -42,6 +42,9 @@ package final class PeriodicThread: Sendable {
         }
     }
 
+    /// Whether `end` waits: for whoever does something that takes long.
+    package var isToEnd: Bool { monitor.withLock { isEnding } }
+
     /// Returns when the thread has ended, if there was one.
     package func end() {
         monitor.withLock {

@@ -46,8 +46,9 @@ extension SnapshotLifecycle {
             try committer.start(every: Self.commitPeriod) {
                 // The first is long, since what lies below must be durable: so that no application waits for it.
                 Self.attempt { () throws(Errno) in try redirect.synchronizeAll() }
-            } _: { [gate] in
-                redirect.moveReleased(gate)
+            } _: { [gate, committer] in
+                let deadline = ContinuousClock.now + Self.commitPeriod
+                redirect.moveReleased(gate) { !committer.isToEnd && ContinuousClock.now < deadline }
                 Self.attempt { () throws(Errno) in
                     try redirect.renewJournal()
                     try redirect.synchronizeChanges()

@@ -212,7 +212,7 @@ package final class SnapshotLifecycle: Sendable {
             cut.didRead(blocks, of: reference.key)
             return nil
         }
-        if let (redirect, released) = due { redirect.move(released, gate) }
+        if let (redirect, released) = due { redirect.moveUnlessBusy(released, gate) }
     }
 
     package func countBytesRead(_ number: Int) {

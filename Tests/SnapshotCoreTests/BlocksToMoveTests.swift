@@ -30,7 +30,7 @@ import Testing
     }
 
     @Test("blocks of a file are gathered until they are worth a sync")
-    func gathered() {
+    func gathered() throws {
         let blocks = BlocksToMove()
         #expect(blocks.add([], of: reference(Self.key)) == nil)
         #expect(blocks.add([0..<100, 200..<256], of: reference(Self.key)) == nil)
@@ -38,9 +38,13 @@ import Testing
         // Read again: these are gathered already.
         #expect(blocks.add([50..<100], of: reference(Self.key)) == nil)
         #expect(blocks.add([100..<201], of: reference(Self.key))?.blocks.runs == [0..<256])
-        let rest = blocks.takeAll()
-        #expect(rest.map(\.reference.key) == [Self.other])
-        #expect(rest.first?.blocks.runs == [0..<200])
-        #expect(blocks.takeAll().isEmpty)
+        let rest = try #require(blocks.takeOne())
+        #expect(rest.reference.key == Self.other)
+        #expect(rest.blocks.runs == [0..<200])
+        #expect(blocks.takeOne() == nil)
+        // One that could not be moved now, and more of its file.
+        #expect(blocks.add([300..<310], of: reference(Self.other)) == nil)
+        blocks.giveBack(rest)
+        #expect(blocks.takeOne()?.blocks.runs == [0..<200, 300..<310])
     }
 }

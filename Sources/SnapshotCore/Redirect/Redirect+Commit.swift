@@ -10,9 +10,15 @@ extension Redirect {
     /// data. Not called inside the gate.
     package func synchronize(_ reference: InodeReference?) throws(Errno) {
         try credentials.assumeDaemon()
-        try commits.commit(reference, at: moment) { (moment, _, inodes) throws(Errno) in
-            try mark(moment, inodes)
+        do throws(Errno) {
+            try commits.commit(reference, at: moment) { (moment, _, inodes) throws(Errno) in
+                try mark(moment, inodes)
+            }
+        } catch {
+            if let reference { _ = untold.take(reference.key) }
+            throw error
         }
+        if let reference, let error = untold.take(reference.key) { throw error }
     }
 
     /// Makes everything durable.
@@ -154,27 +160,55 @@ extension Redirect {
 
     private func flush(_ inodes: [InodeReference], _ stack: LayerStack) throws(Errno) {
         if inodes.count > Self.flushedMax {
-            try synchronizeSource()
-            let store = stack.top.files.directory
-            if try FileStatus(of: store).device != source.device { try synchronizeFileSystem(store) }
+            do throws(Errno) {
+                try synchronizeSource()
+                let store = stack.top.files.directory
+                if try FileStatus(of: store).device != source.device { try synchronizeFileSystem(store) }
+            } catch {
+                for reference in inodes { untold.note(error, of: reference.key) }
+                throw error
+            }
             return
         }
         for reference in inodes {
-            for layer in stack.layers {
-                if let file = try layer.files.existingFile(of: reference.key) {
-                    try synchronizeData(file)
-                }
-            }
-            // A new file is its own, and in some snapshots there are data in the primary.
-            guard reference.kind == UInt32(S_IFREG), terms.changesSource || stack.isNew(reference.key) else {
-                continue
-            }
-            do throws(Errno) {
-                let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
-                try LinuxSystem.synchronizeAll(file)
-            } catch .staleNFSFileHandle {
-                // It has no name any more, and nobody has it open.
-            }
+            try untold.noting(reference.key) { () throws(Errno) in try flush(reference, stack) }
         }
     }
+
+    private func flush(_ reference: InodeReference, _ stack: LayerStack) throws(Errno) {
+        for layer in stack.layers {
+            if let file = try layer.files.existingFile(of: reference.key) {
+                try synchronizeData(file)
+            }
+        }
+        // A new file is its own, and in some snapshots there are data in the primary.
+        guard reference.kind == UInt32(S_IFREG), terms.changesSource || stack.isNew(reference.key) else { return }
+        do throws(Errno) {
+            let file = try source.open(reference, O_RDONLY | O_NONBLOCK)
+            try LinuxSystem.synchronizeAll(file)
+        } catch .staleNFSFileHandle {
+            // It has no name any more, and nobody has it open.
+        }
+    }
+}
+
+/// Errors of syncs that no application has been told. The kernel tells of what could not be written once, and it may be the daemon's
+/// own thread that it tells: then the next fsync of the file does. Safe for use by all threads; its lock is taken after all others.
+final class UntoldErrors: Sendable {
+    private let errors = Mutex<[InodeKey: Errno]>([:])
+
+    func note(_ error: Errno, of key: InodeKey) { errors.withLock { $0[key] = error } }
+
+    /// Calls `body`, and notes what it throws.
+    func noting(_ key: InodeKey, _ body: () throws(Errno) -> Void) throws(Errno) {
+        do throws(Errno) {
+            try body()
+        } catch {
+            note(error, of: key)
+            throw error
+        }
+    }
+
+    /// The error that is to be told now, once.
+    func take(_ key: InodeKey) -> Errno? { errors.withLock { $0.removeValue(forKey: key) } }
 }

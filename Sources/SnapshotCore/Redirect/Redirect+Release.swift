@@ -19,7 +19,10 @@ internal import SystemPackage
 //
 // - A crash before 4: the layer has them still, and a recovery serves that. An error in 2 and 3 too, and a seal: they stay in the
 //   layer, and are the merge's.
-// - One move at a time (`mover`), or a later one's data could be taken for what an earlier one has made durable.
+// - One move at a time (`mover`), or a later one's data could be taken for what an earlier one has made durable. A worker that finds
+//   one under way leaves its own to the next: so at most one worker waits for the disk.
+// - The file may also hold what applications wrote there themselves. An error of the sync, of which the kernel tells once, is kept for
+//   their next fsync (`UntoldErrors`).
 // - A reader of the live view that has read the delta looks again where the block is (`LayerStack.read`).
 // - A reader of the snapshot that has read the primary looks at the cut's map again (`OverlayView`).
 // - For the sync they are gathered, by file, until they are worth one (`BlocksToMove`). A block that is written meanwhile is written
@@ -44,24 +47,27 @@ extension Redirect {
         return toMove.add(stored, of: reference)
     }
 
-    /// Moves what has been gathered; called now and then, outside the gate.
-    package func moveReleased(_ gate: OperationGate) {
-        for released in toMove.takeAll() { move(released, gate) }
+    /// Moves what has been gathered, file by file as long as `goesOn` says so; called now and then, outside the gate.
+    package func moveReleased(_ gate: OperationGate, while goesOn: () -> Bool) {
+        while goesOn(), let released = toMove.takeOne() {
+            mover.withLock { _ in move(released, gate) }
+        }
     }
 
-    /// Moves blocks of a file, as far as the layer holds them. Outside the gate.
-    package func move(_ released: ReleasedBlocks, _ gate: OperationGate) {
-        mover.withLock { _ in
-            do throws(Errno) {
-                guard let primary = try gate.pass({ () throws(Errno) in try copyToPrimary(released) }) else {
-                    return
-                }
-                defer { toMove.end() }
-                try synchronizeData(primary)
-                try gate.pass { () throws(Errno) in try becomePrimary(released.reference.key) }
-            } catch {
-                // Then they stay in the layer, and are the merge's.
-            }
+    /// Moves blocks of a file, unless others are being moved: then they are gathered again. Outside the gate.
+    package func moveUnlessBusy(_ released: ReleasedBlocks, _ gate: OperationGate) {
+        if mover.withLockIfAvailable({ _ in move(released, gate) }) == nil { toMove.giveBack(released) }
+    }
+
+    /// Moves blocks of a file, as far as the layer holds them. With `mover` held.
+    private func move(_ released: ReleasedBlocks, _ gate: OperationGate) {
+        do throws(Errno) {
+            guard let primary = try gate.pass({ () throws(Errno) in try copyToPrimary(released) }) else { return }
+            defer { toMove.end() }
+            try untold.noting(released.reference.key) { () throws(Errno) in try synchronizeData(primary) }
+            try gate.pass { () throws(Errno) in try becomePrimary(released.reference.key) }
+        } catch {
+            // Then they stay in the layer, and are the merge's.
         }
     }
 
@@ -227,13 +233,27 @@ final class BlocksToMove: Sendable {
     func add(_ runs: [Range<UInt64>], of reference: InodeReference) -> ReleasedBlocks? {
         if runs.isEmpty { return nil }
         return gathered.withLock { gathered in
-            var blocks = gathered.removeValue(forKey: reference.key)?.blocks ?? BlockSet()
-            for run in runs { blocks.insert(run) }
-            let released = ReleasedBlocks(reference: reference, blocks: blocks)
-            if blocks.count >= Self.blocksMax { return released }
+            let released = Self.joined(runs, of: reference, gathered.removeValue(forKey: reference.key))
+            if released.blocks.count >= Self.blocksMax { return released }
             gathered[reference.key] = released
             return nil
         }
+    }
+
+    /// Gathers blocks again that were not moved.
+    func giveBack(_ released: ReleasedBlocks) {
+        gathered.withLock { gathered in
+            let key = released.reference.key
+            gathered[key] = Self.joined(released.blocks.runs, of: released.reference, gathered[key])
+        }
+    }
+
+    private static func joined(
+        _ runs: [Range<UInt64>], of reference: InodeReference, _ others: ReleasedBlocks?
+    ) -> ReleasedBlocks {
+        var blocks = others?.blocks ?? BlockSet()
+        for run in runs { blocks.insert(run) }
+        return ReleasedBlocks(reference: reference, blocks: blocks)
     }
 
     /// Blocks of a file were copied to the primary. With the file's `firstChange` held.
@@ -259,10 +279,11 @@ final class BlocksToMove: Sendable {
         }
     }
 
-    func takeAll() -> [ReleasedBlocks] {
+    /// Those of one file, which are gathered no more.
+    func takeOne() -> ReleasedBlocks? {
         gathered.withLock { gathered in
-            defer { gathered = [:] }
-            return Array(gathered.values)
+            guard let key = gathered.keys.first else { return nil }
+            return gathered.removeValue(forKey: key)
         }
     }
 }

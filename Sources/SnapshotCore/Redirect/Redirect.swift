@@ -56,6 +56,7 @@ package final class Redirect: Sendable {
     let nameless = Atomic<UInt64>(0)
     let untouched = UntouchedInodes()
     let toMove = BlocksToMove()
+    let untold = UntoldErrors()
     /// Held while blocks are moved, before the gate is passed.
     let mover = Mutex<Void>(())
 
