@@ -108,7 +108,8 @@ extension Redirect {
     ) throws(Errno) {
         let end = offset + Int64(data.count)
         let blocks = UInt64(offset / Self.block)..<RecordLimits.blockCount(end)
-        toMove.willStore(blocks, of: record.key)
+        // Its lock is one for all files: only where blocks are moved at all.
+        if cut.singlePass != nil { toMove.willStore(blocks, of: record.key) }
         let (hasFirst, hasLast, missing) = record.contents.withLock { contents in
             // What this change has stored itself has been counted.
             let counted =

@@ -359,7 +359,7 @@ extension LiveView {
             let opened = try openedAnew(context, made, node, flags, hasName: false)
             // Not `made` where that is not what the open file keeps: a descriptor for writing would be taken for an
             // application's (`hasUnseenWriters`), and the node stay for ever.
-            nodes.pin(try reference(of: node), made) { openFiles.descriptor(of: $0) }
+            nodes.pin(try reference(of: node), made) { openFiles[$0] }
             return (reply(node, status), opened)
         }
         return try change { (snapshot) throws(Errno) -> (EntryReply, OpenReply) in
@@ -370,7 +370,7 @@ extension LiveView {
                 in: target, mayGetName: exclusive == 0, make)
             let node = try nodes.remember(reference, parent: parent, ".", at: nodes.moment)
             let opened = try openedAnew(context, made, node, flags, hasName: false)
-            nodes.pin(reference, made) { openFiles.descriptor(of: $0) }
+            nodes.pin(reference, made) { openFiles[$0] }
             return (reply(node, status), opened)
         }
     }

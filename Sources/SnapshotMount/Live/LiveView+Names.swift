@@ -208,7 +208,7 @@ extension LiveView {
         let isLast = status.isDirectory || status.links <= 1 || snapshot?.isInGraveyard(status) == true
         guard isLast || !source.usesHandles else { return }
         nodes.pin(victim.reference, victim.descriptor, lost: isLast ? nil : lost) {
-            openFiles.descriptor(of: $0)
+            openFiles[$0]
         }
     }
 

@@ -25,7 +25,8 @@ final class LiveView: Sendable {
     let habits = ListingHabits()
     /// Whom the kernel is told through.
     let session = MutexBox<Session?>(nil)
-    let openFiles = OpenFiles()
+    /// Of the open files that have a descriptor of their own.
+    let openFiles = OpenNodes<Descriptor>()
     /// The name under which the root shows the snapshot.
     let snapshotName: FileName
 
@@ -63,7 +64,7 @@ final class LiveView: Sendable {
     /// A descriptor to look at a node's inode with: that of a file which is open already saves opening one, which takes
     /// longer than all the rest. (The kernel asks for the attributes after each first read of a file.)
     func look(at node: UInt64) throws(Errno) -> Descriptor {
-        if !lifecycle.vanished.isUsed, let open = openFiles.descriptor(of: node) { return open }
+        if !lifecycle.vanished.isUsed, let open = openFiles[node] { return open }
         return try descriptor(of: node)
     }
 

@@ -66,19 +66,25 @@ final class OpenFile: Sendable {
     }
 }
 
-/// A descriptor of each node that is open in the live view: of the open that was first. Safe for use by all threads; its
-/// lock is taken after that of the table of nodes.
-final class OpenFiles: Sendable {
+/// What is kept of each node that is open in a view, such as a descriptor: that of the open that was first. Safe for use by all
+/// threads; its lock is taken after that of the table of nodes.
+final class OpenNodes<Kept: Sendable>: Sendable {
     private struct Entry {
-        let descriptor: Descriptor
+        let kept: Kept
         var opens: Int
     }
 
     private let entries = Mutex<[UInt64: Entry]>([:])
 
-    /// Counts an open that has a descriptor of its own.
-    func add(_ node: UInt64, _ descriptor: Descriptor) {
-        entries.withLock { $0[node, default: Entry(descriptor: descriptor, opens: 0)].opens += 1 }
+    /// The nodes that are open.
+    var nodes: [UInt64] { entries.withLock { Array($0.keys) } }
+
+    /// What is kept of all of them.
+    var all: [Kept] { entries.withLock { $0.values.map(\.kept) } }
+
+    /// Counts an open.
+    func add(_ node: UInt64, _ kept: Kept) {
+        entries.withLock { $0[node, default: Entry(kept: kept, opens: 0)].opens += 1 }
     }
 
     /// Counts a release.
@@ -93,9 +99,7 @@ final class OpenFiles: Sendable {
         _ = last
     }
 
-    func descriptor(of node: UInt64) -> Descriptor? {
-        entries.withLock { $0[node]?.descriptor }
-    }
+    subscript(node: UInt64) -> Kept? { entries.withLock { $0[node]?.kept } }
 }
 
 /// How many open files of applications may have a descriptor each; the rest of what the process may open is for the

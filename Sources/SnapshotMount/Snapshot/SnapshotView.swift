@@ -23,15 +23,9 @@ final class SnapshotView: Sendable {
     let nodes: NodeTable
     private let active = Mutex<Active?>(nil)
     /// The files of the nodes that are open: what the kernel may have cached though no name leads there any more.
-    private let openNodes = Mutex<[UInt64: OpenNode]>([:])
+    private let openNodes = OpenNodes<OpenSnapshotFile>()
 
     private let openFiles = Mutex<[UInt64: OpenSnapshotFile]>([:])
-
-    private struct OpenNode {
-        /// That of the open that was first.
-        let file: OpenSnapshotFile
-        var opens: Int
-    }
 
     init(lifecycle: SnapshotLifecycle) {
         self.lifecycle = lifecycle
@@ -56,7 +50,7 @@ final class SnapshotView: Sendable {
     }
 
     /// The nodes of which files are open.
-    var openNodesLeft: [UInt64] { openNodes.withLock { Array($0.keys) } }
+    var openNodesLeft: [UInt64] { openNodes.nodes }
 
     private func tree() throws(Errno) -> SnapshotTree {
         guard let active = active.withLock({ $0 }) else { throw .staleNFSFileHandle }
@@ -81,7 +75,7 @@ final class SnapshotView: Sendable {
 
     /// A descriptor to look at the node's inode with: that of a file which is open already saves opening one.
     private func look(_ tree: SnapshotTree, _ node: UInt64) throws(Errno) -> Descriptor {
-        if let open = openNodes.withLock({ $0[node]?.file })?.primary { return open }
+        if let open = openNodes[node]?.primary { return open }
         return try find(tree, node)
     }
 
@@ -170,7 +164,7 @@ final class SnapshotView: Sendable {
             if let primary { primary } else { try find(tree, node) }
         }
         let file = OpenSnapshotFile(tree, reference, primary, size: status.size, links: status.links)
-        openNodes.withLock { $0[node, default: OpenNode(file: file, opens: 0)].opens += 1 }
+        openNodes.add(node, file)
         let handle = Handle.make(file)
         openFiles.withLock { $0[handle] = file }
         // In a single pass each read is a request, so that it is known; and the kernel reads nothing ahead.
@@ -181,7 +175,7 @@ final class SnapshotView: Sendable {
     func releaseDescriptors() {
         for file in openFiles.withLock({ Array($0.values) }) { file.releaseDescriptor() }
         // The first of a node may have been released since.
-        for node in openNodes.withLock({ Array($0.values) }) { node.file.releaseDescriptor() }
+        for file in openNodes.all { file.releaseDescriptor() }
         nodes.releaseDescriptors()
     }
 
@@ -207,14 +201,7 @@ final class SnapshotView: Sendable {
     func release(_ node: UInt64, _ handle: UInt64) {
         _ = openFiles.withLock { $0.removeValue(forKey: handle) }
         Handle.release(handle, as: OpenSnapshotFile.self)
-        // Closed after the lock is let go.
-        let last: OpenNode? = openNodes.withLock { nodes in
-            guard let open = nodes[node] else { return nil }
-            if open.opens == 1 { return nodes.removeValue(forKey: node) }
-            nodes[node]?.opens -= 1
-            return nil
-        }
-        _ = last
+        openNodes.remove(node)
     }
 
     func openDirectory(_ node: UInt64) throws(Errno) -> OpenReply {
