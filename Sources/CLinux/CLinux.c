@@ -225,17 +225,9 @@ void *cl_worker_buffer(size_t size)
 	return buffer;
 }
 
-int cl_poller(int descriptor)
+int cl_poller(void)
 {
-	int poller = epoll_create1(EPOLL_CLOEXEC);
-	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
-	if (poller >= 0 && epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event) != 0) {
-		int error = errno;
-		close(poller);
-		errno = error;
-		return -1;
-	}
-	return poller;
+	return epoll_create1(EPOLL_CLOEXEC);
 }
 
 int cl_poller_wait(int poller)
@@ -265,7 +257,22 @@ int cl_poll_for(int descriptor, long nanoseconds)
 int cl_poller_arm(int poller, int descriptor)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
-	return epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
+	int result;
+	/* Others arm and disarm meanwhile. */
+	do {
+		/* Known, where it was armed before and has told. */
+		result = epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
+		if (result != 0 && errno == ENOENT)
+			result = epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
+	} while (result != 0 && errno == EEXIST);
+	return result;
+}
+
+int cl_poller_disarm(int poller, int descriptor)
+{
+	/* With no events but the errors, which cannot be left out, FUSE's wake-ups, which do not say what they are for,
+	 * would go on waking whoever waits. */
+	return epoll_ctl(poller, EPOLL_CTL_DEL, descriptor, NULL);
 }
 
 void cl_syslog(int priority, const char *message)

@@ -90,16 +90,28 @@ package final class Intake: Sendable {
         let isLooking = anticipation.isHopeful
         if isLooking { anticipation.look(channel) }
         let count = Glibc.read(channel, buffer, size)
-        readiness.leave()
-        guard count >= MemoryLayout<fs_in_header>.size else { return count }
-        worker.began()
-        anticipation.learn(waited: Int(worker.beginning - start), looking: isLooking)
+        let hasRequest = count >= MemoryLayout<fs_in_header>.size
+        readiness.leave(withRequest: hasRequest)
+        guard hasRequest else { return count }
         let header = buffer.loadUnaligned(as: fs_in_header.self)
+        let isLong = Self.longOpcodes.contains(header.opcode)
+        worker.began(isLong: isLong)
+        anticipation.learn(waited: Int(worker.beginning - start), looking: isLooking)
         readiness.didRead(
-            isLong: Self.longOpcodes.contains(header.opcode),
+            isLong: isLong,
             wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds,
             writing: header.opcode == FS_OPCODE_WRITE && header.len <= Self.pieceBytesMax ? header.nodeid : 0)
         return count
+    }
+
+    /// `vectors` are about to be sent to the kernel, by any thread.
+    func willSend(_ vectors: UnsafeMutablePointer<iovec>?) {
+        guard let start = vectors?.pointee, start.iov_len >= MemoryLayout<fs_out_header>.size,
+            let header = start.iov_base, header.loadUnaligned(as: fs_out_header.self).unique != 0,
+            cl_this_worker()?.pointee.intake != nil
+        else { return }
+        // An answer, and no notification, after which the worker goes on with its request.
+        readiness.disarm()
     }
 
     /// A larger request, with its header, is copied for long enough that another may be written meanwhile.
@@ -278,11 +290,18 @@ private final class Worker: Sendable {
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 
-    /// By the worker alone: it has read a request.
-    func began() { beginning = Self.now }
+    /// Whether the request in hand takes long as a rule; touched by the worker alone.
+    private nonisolated(unsafe) var isLong = false
 
-    /// Whether the request that the worker served last took longer than one that waits for nothing.
-    var tookLong: Bool { Self.now - beginning > Readiness.quickNanoseconds }
+    /// By the worker alone: it has read a request.
+    func began(isLong: Bool) {
+        self.isLong = isLong
+        beginning = Self.now
+    }
+
+    /// Whether the request that the worker served last took longer than one that waits for nothing, though that was not
+    /// to be expected of it.
+    var tookLong: Bool { !isLong && Self.now - beginning > Readiness.quickNanoseconds }
 
     func park(_ request: UnsafeRawBufferPointer) {
         parked.append(Array(request))

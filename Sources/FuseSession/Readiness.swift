@@ -11,12 +11,15 @@ internal import SystemPackage
 /// wakes one although another is about to be free: with ten of them a request took half as much again as with one. So
 /// here one worker reads and the others *stand by*, in epoll_wait(2). That is told of one request (`EPOLLONESHOT`) when it
 /// is *armed*, and wakes the worker that came last. While the reader serves, further requests wait for it, but
-/// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after some
+/// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after others
 ///   took long, and during a freeze, when workers wait at the gate;
 /// - but not for those that wait while one file is written in small pieces, as when the kernel writes back what it has gathered:
 ///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored.
 ///   That ends with the first of them that the guard finds blocked;
-/// - the guard arms when a whole tick has passed without a request being read.
+/// - the guard arms when a whole tick has passed without a request being read, and nobody reads.
+///
+/// A worker *disarms* before it answers, and when it reads: whoever gets the answer often has the next request within
+/// microseconds, which would wake a second one.
 ///
 /// Invariant: a request that waits in the kernel's queue finds a worker in read(2), or one that will get there without
 /// waiting for anything, or one that is woken since it is armed (arming looks at the queue), or the guard arms soon. So none
@@ -34,6 +37,8 @@ final class Readiness: Sendable {
     private let written = Atomic<UInt64>(0)
     /// Whether the guard has found all workers blocked, and none has served its request since.
     private let isStuck = Atomic<Bool>(false)
+    /// Whether a worker that stands by may be woken by the next request.
+    private let isArmed = Atomic<Bool>(false)
     private let guarding = Atomic<UInt32>(Guard.absent)
     private let isHurried = Atomic<Bool>(false)
     private let isOver = Atomic<Bool>(false)
@@ -65,7 +70,7 @@ final class Readiness: Sendable {
 
     /// Watches the session's descriptor, whose queue all channels share. Before the first worker.
     func attach(_ descriptor: Int32) throws(Errno) {
-        poller.store(try checked { cl_poller(descriptor) }, ordering: .relaxed)
+        poller.store(try checked { cl_poller() }, ordering: .relaxed)
         session.store(descriptor, ordering: .relaxed)
     }
 
@@ -107,8 +112,8 @@ final class Readiness: Sendable {
         }
     }
 
-    /// A worker is about to read; it returns once it may. `tookLong`: the request that it has served. False, with errno,
-    /// where a signal came first.
+    /// A worker is about to read; it returns once it may. `tookLong`: the request that it has served, unexpectedly. False,
+    /// with errno, where a signal came first.
     func enter(tookLong: Bool) -> Bool {
         if isStuck.load(ordering: .relaxed) { isStuck.store(false, ordering: .relaxed) }
         if tookLong {
@@ -117,17 +122,22 @@ final class Readiness: Sendable {
         } else if slowness.load(ordering: .relaxed) > 0 {
             slowness.subtract(1, ordering: .relaxed)
         }
-        if readers.add(1, ordering: .sequentiallyConsistent).oldValue == 0 { return true }
+        if readers.add(1, ordering: .sequentiallyConsistent).oldValue == 0 {
+            disarm()
+            return true
+        }
         if guarding.load(ordering: .relaxed) == Guard.absent { return true }
         readers.subtract(1, ordering: .sequentiallyConsistent)
         guard cl_poller_wait(poller.load(ordering: .relaxed)) > 0 else { return false }
+        isArmed.store(false, ordering: .sequentiallyConsistent)
         readers.add(1, ordering: .sequentiallyConsistent)
         return true
     }
 
-    /// The worker has read, or failed to.
-    func leave() {
+    /// The worker has read, or failed to: then another takes what comes, since this one may have something else to do.
+    func leave(withRequest hasRequest: Bool) {
         readers.subtract(1, ordering: .sequentiallyConsistent)
+        if !hasRequest { arm() }
     }
 
     /// The worker that has left has a request. `isLong`: it will take long, as a rule. `wasImmediate`: it was there
@@ -151,8 +161,17 @@ final class Readiness: Sendable {
     }
 
     private func arm() {
+        isArmed.store(true, ordering: .sequentiallyConsistent)
         // Fails where the session is over: then there is nothing to wait for either.
         _ = cl_poller_arm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
+    }
+
+    /// By a worker that is about to read, or to answer and then to read: it needs no help with the next request.
+    func disarm() {
+        guard isArmed.load(ordering: .relaxed), isArmed.exchange(false, ordering: .sequentiallyConsistent) else {
+            return
+        }
+        _ = cl_poller_disarm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
     }
 
     private func wakeGuard() {
@@ -175,7 +194,7 @@ final class Readiness: Sendable {
                 idleTicks = 0
                 continue
             }
-            if idleTicks == 0 {
+            if idleTicks == 0 && readers.load(ordering: .sequentiallyConsistent) == 0 {
                 isStuck.store(true, ordering: .relaxed)
                 arm()
             }

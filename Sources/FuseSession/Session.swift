@@ -122,7 +122,9 @@ package final class Session: @unchecked Sendable {
             session,
             { channel, buffer, size, userData in state(userData).intake.read(channel, buffer, size) },
             { channel, vectors, count, userData in
-                state(userData).handshake.send(channel, vectors, count)
+                let state = state(userData)
+                state.intake.willSend(vectors)
+                return state.handshake.send(channel, vectors, count)
             })
         if result != 0 { throw Errno(rawValue: -result) }
         try intake.readiness.attach(fuse_session_fd(session))

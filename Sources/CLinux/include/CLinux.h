@@ -77,11 +77,13 @@ struct cl_worker *cl_this_worker(void);
 /* The calling thread's buffer, grown to at least `size` bytes, aligned to pages; NULL where there is no memory. */
 void *cl_worker_buffer(size_t size);
 
-/* An epoll that watches one descriptor for something to read, and tells it once: until it is armed again. */
-int cl_poller(int descriptor);
+/* An epoll that watches one descriptor for something to read once it is armed, and tells it once: until it is armed again. */
+int cl_poller(void);
 /* Waits for that: 1, or -1 and EINTR. Of several threads that wait, the last one that came is woken. */
 int cl_poller_wait(int poller);
 int cl_poller_arm(int poller, int descriptor);
+/* Takes back what arming asked for, where nobody was woken yet. */
+int cl_poller_disarm(int poller, int descriptor);
 /* Looks at a descriptor again and again, without sleeping, until it has something to read (1), the time is over (0), or a
    signal has come (-1 and EINTR). */
 int cl_poll_for(int descriptor, long nanoseconds);

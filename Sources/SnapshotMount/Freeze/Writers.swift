@@ -92,11 +92,15 @@ final class WrittenTimes: Sendable {
     /// The kernel is told that the file takes `blocks`.
     func willTell(blocks: Int64) { told.store(blocks, ordering: .relaxed) }
 
-    /// Whether the kernel was told other than `blocks`.
-    func hasTold(otherThan blocks: Int64) -> Bool {
+    /// Whether the kernel was told so much other than `blocks` that it should not go on with that for a second: by more
+    /// than a quarter, and than 32 KiB.
+    func hasTold(farFrom blocks: Int64) -> Bool {
         let last = told.load(ordering: .relaxed)
-        return last >= 0 && last != blocks
+        return last >= 0 && abs(last - blocks) > max(blocks / 4, Self.nearBlocks)
     }
+
+    /// In blocks of 512 bytes.
+    private static let nearBlocks: Int64 = 64
 
     /// Data have changed: the source's time is now the present one.
     func didChangeData() {

@@ -433,13 +433,15 @@ extension LiveView {
         return done
     }
 
-    /// fsync(2) of a file; what it gathered has taken its space then, and the kernel must not go on telling less.
+    /// fsync(2) of a file; what it gathered has taken its space then, and the kernel must not go on telling much less. But where
+    /// that is little it does so for a second (`writerSeconds`): to forget it costs a GETATTR and a GETXATTR before the next write, and
+    /// databases synchronize small ones.
     func synchronize(_ node: UInt64, _ file: OpenFile, dataOnly: Bool) throws(Errno) {
         try restoreTimes(file)
         let descriptor = try file.descriptor()
         try synchronize(descriptor, dataOnly: dataOnly)
         guard policy.gathersWrites, let times = file.times else { return }
-        if times.hasTold(otherThan: try FileStatus(of: descriptor).blocks) {
+        if times.hasTold(farFrom: try FileStatus(of: descriptor).blocks) {
             session.mutex.withLock { $0 }?.invalidateAttributes(node: node)
         }
     }

@@ -170,7 +170,7 @@ final class LiveView: Sendable {
     }
 
     /// For how long the kernel relies on the attributes of a file that is open for writing whose writes it gathers: it knows
-    /// size and times itself, but not the blocks, which it asks for anew once the file is closed, or synchronized
+    /// size and times itself, but not the blocks, which it asks for anew once the file is closed, or synchronized with much new
     /// (`synchronize`). Not shorter: with each answer it forgets that the file has no capabilities, and asks for those
     /// before the next write.
     private static let writerSeconds: Double = 1
