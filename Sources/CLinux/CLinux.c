@@ -254,9 +254,10 @@ int cl_poll_for(int descriptor, long nanoseconds)
 	return count;
 }
 
-int cl_poller_arm(int poller, int descriptor)
+void cl_poller_arm(int poller, int descriptor)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	int kept = errno;
 	int result;
 	/* Others arm and disarm meanwhile. */
 	do {
@@ -265,14 +266,16 @@ int cl_poller_arm(int poller, int descriptor)
 		if (result != 0 && errno == ENOENT)
 			result = epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
 	} while (result != 0 && errno == EEXIST);
-	return result;
+	errno = kept;
 }
 
-int cl_poller_disarm(int poller, int descriptor)
+void cl_poller_disarm(int poller, int descriptor)
 {
+	int kept = errno;
 	/* With no events but the errors, which cannot be left out, FUSE's wake-ups, which do not say what they are for,
 	 * would go on waking whoever waits. */
-	return epoll_ctl(poller, EPOLL_CTL_DEL, descriptor, NULL);
+	epoll_ctl(poller, EPOLL_CTL_DEL, descriptor, NULL);
+	errno = kept;
 }
 
 void cl_syslog(int priority, const char *message)

@@ -16,14 +16,15 @@ internal import SystemPackage
 /// - but not for those that wait while one file is written in small pieces, as when the kernel writes back what it has gathered:
 ///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored.
 ///   That ends with the first of them that the guard finds blocked;
-/// - the guard arms when a whole tick has passed without a request being read, and nobody reads.
+/// - the guard arms in each tick at the end of which nobody reads, and in which no request was read.
 ///
-/// A worker *disarms* before it answers, and when it reads: whoever gets the answer often has the next request within
-/// microseconds, which would wake a second one.
+/// A worker *disarms* before most answers (those that are not spliced), and when it reads: whoever gets the answer often has
+/// the next request within microseconds, which would wake a second one.
 ///
 /// Invariant: a request that waits in the kernel's queue finds a worker in read(2), or one that will get there without
-/// waiting for anything, or one that is woken since it is armed (arming looks at the queue), or the guard arms soon. So none
-/// waits for a worker that is blocked for longer than two ticks, as long as there are workers. Safe for use by all threads.
+/// waiting for anything, or one that is woken since it is armed (arming looks at the queue), or the guard arms soon: it
+/// sleeps only while somebody reads, and whoever ends reading wakes it. So none waits for a worker that is blocked, in
+/// a request or after it has disarmed, for longer than two ticks, as long as there are workers. Safe for use by all threads.
 final class Readiness: Sendable {
     private let poller = Atomic<Int32>(-1)
     private let session = Atomic<Int32>(-1)
@@ -54,7 +55,7 @@ final class Readiness: Sendable {
     }
 
     private static let guardTick = timespec(tv_sec: 0, tv_nsec: 1_000_000)
-    /// Ticks without a request after which the guard sleeps.
+    /// Ticks without a request, though somebody reads, after which the guard sleeps.
     private static let idleTicksMax = 20
     /// A request that takes longer has waited for something.
     static let quickNanoseconds: UInt64 = 100_000
@@ -134,10 +135,12 @@ final class Readiness: Sendable {
         return true
     }
 
-    /// The worker has read, or failed to: then another takes what comes, since this one may have something else to do.
+    /// The worker has read, or failed to: then another takes what comes, since this one may have something else to do. Leaves
+    /// errno as it is.
     func leave(withRequest hasRequest: Bool) {
         readers.subtract(1, ordering: .sequentiallyConsistent)
         if !hasRequest { arm() }
+        if guarding.load(ordering: .sequentiallyConsistent) == Guard.asleep { wakeGuard() }
     }
 
     /// The worker that has left has a request. `isLong`: it will take long, as a rule. `wasImmediate`: it was there
@@ -146,8 +149,7 @@ final class Readiness: Sendable {
         turns.add(1, ordering: .sequentiallyConsistent)
         let isSame = written.exchange(node, ordering: .relaxed) == node
         let goesOn = isSame && node != 0 && !isStuck.load(ordering: .relaxed)
-        if guarding.load(ordering: .sequentiallyConsistent) == Guard.asleep { wakeGuard() }
-        if readers.load(ordering: .sequentiallyConsistent) > 0 { return }
+        if !nobodyReads { return }
         if isLong || isHurried.load(ordering: .sequentiallyConsistent)
             || !goesOn && (slowness.load(ordering: .relaxed) > 0 || wasImmediate && hasMore)
         {
@@ -155,15 +157,17 @@ final class Readiness: Sendable {
         }
     }
 
+    private var nobodyReads: Bool { readers.load(ordering: .sequentiallyConsistent) == 0 }
+
     private var hasMore: Bool {
         var descriptor = pollfd(fd: session.load(ordering: .relaxed), events: Int16(POLLIN), revents: 0)
         return poll(&descriptor, 1, 0) > 0
     }
 
+    /// Where that fails for want of memory, the guard tries again.
     private func arm() {
         isArmed.store(true, ordering: .sequentiallyConsistent)
-        // Fails where the session is over: then there is nothing to wait for either.
-        _ = cl_poller_arm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
+        cl_poller_arm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
     }
 
     /// By a worker that is about to read, or to answer and then to read: it needs no help with the next request.
@@ -171,7 +175,7 @@ final class Readiness: Sendable {
         guard isArmed.load(ordering: .relaxed), isArmed.exchange(false, ordering: .sequentiallyConsistent) else {
             return
         }
-        _ = cl_poller_disarm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
+        cl_poller_disarm(poller.load(ordering: .relaxed), session.load(ordering: .relaxed))
     }
 
     private func wakeGuard() {
@@ -194,15 +198,17 @@ final class Readiness: Sendable {
                 idleTicks = 0
                 continue
             }
-            if idleTicks == 0 && readers.load(ordering: .sequentiallyConsistent) == 0 {
+            if nobodyReads {
                 isStuck.store(true, ordering: .relaxed)
                 arm()
+                idleTicks = 0
+                continue
             }
             idleTicks += 1
             if idleTicks < Self.idleTicksMax { continue }
             guarding.store(Guard.asleep, ordering: .sequentiallyConsistent)
-            // A worker that read before it could see that.
-            if turns.load(ordering: .sequentiallyConsistent) != seen
+            // Whoever ended reading before it could see that.
+            if nobodyReads || turns.load(ordering: .sequentiallyConsistent) != seen
                 || isOver.load(ordering: .sequentiallyConsistent)
             {
                 guarding.store(Guard.awake, ordering: .sequentiallyConsistent)

@@ -2,7 +2,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What the kernel asks of the daemon, by `-o count_requests`.
+/// What the kernel asks of the daemon, and how it is served.
 @Suite(.serialized, .enabled(if: Machine.canMount, "\(Machine.needsMount)"))
 struct RequestTests {
     @Test("after an fsync of little the kernel asks for no attributes, and tells the blocks a second late at most")
@@ -19,6 +19,28 @@ struct RequestTests {
             // Each 32 KiB, or quarter of what there is; a machine that is busy takes seconds, and so some more.
             #expect(asked < rounds / 2)
             try wait("the blocks of what was written") { try file.stat().blocks >= rounds * 8 }
+        }
+    }
+
+    @Test("a file that was empty when the kernel was told of it does not seem to be without data later")
+    func emptyBefore() throws {
+        try MountedSource.with(mode: .preserve, options: ["-o", "io=writeback"], overItself: true) { mount in
+            let file = mount.mountpoint / "file"
+            try file.create()
+            #expect(try file.lstat().blocks == 0)
+            let writer = try file.open(O_RDWR)
+            try writer.writeAll(bytes(1 << 20))
+            #expect(try file.lstat().blocks > 0, "to tar, a file without blocks is one without data")
+            try writer.sync()
+            #expect(try file.lstat().blocks >= 2048)
+        }
+    }
+
+    @Test("a mount with one worker ends when it is unmounted")
+    func oneWorker() throws {
+        try MountedSource.with(options: ["-o", "max_threads=1"]) { mount in
+            try (mount.mountpoint / "file").create(bytes(10_000))
+            #expect(try (mount.mountpoint / "file").contents() == bytes(10_000))
         }
     }
 }

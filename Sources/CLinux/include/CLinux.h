@@ -81,9 +81,10 @@ void *cl_worker_buffer(size_t size);
 int cl_poller(void);
 /* Waits for that: 1, or -1 and EINTR. Of several threads that wait, the last one that came is woken. */
 int cl_poller_wait(int poller);
-int cl_poller_arm(int poller, int descriptor);
+/* Neither tells of errors, nor touches errno: arming fails where there is nothing to watch any more, or no memory. */
+void cl_poller_arm(int poller, int descriptor);
 /* Takes back what arming asked for, where nobody was woken yet. */
-int cl_poller_disarm(int poller, int descriptor);
+void cl_poller_disarm(int poller, int descriptor);
 /* Looks at a descriptor again and again, without sleeping, until it has something to read (1), the time is over (0), or a
    signal has come (-1 and EINTR). */
 int cl_poll_for(int descriptor, long nanoseconds);

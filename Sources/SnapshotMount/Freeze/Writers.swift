@@ -69,7 +69,8 @@ final class Writers: Sendable {
 /// change the source's time, may come later. So when data came last, the kernel's time is set again before anybody
 /// can miss it: at fsync, at the end of a handle, at a cut.
 final class WrittenTimes: Sendable {
-    /// What the kernel was told last of the space that the file takes; -1 before that.
+    /// What the kernel was told of the space that the file takes, last, and since the file is open for writing; -1 before
+    /// that: then it may know what was so long ago.
     private let told = Atomic<Int64>(-1)
 
     private struct State {
@@ -92,11 +93,11 @@ final class WrittenTimes: Sendable {
     /// The kernel is told that the file takes `blocks`.
     func willTell(blocks: Int64) { told.store(blocks, ordering: .relaxed) }
 
-    /// Whether the kernel was told so much other than `blocks` that it should not go on with that for a second: by more
+    /// Whether the kernel may tell so much other than `blocks` that it should not go on with that for a second: by more
     /// than a quarter, and than 32 KiB.
-    func hasTold(farFrom blocks: Int64) -> Bool {
+    func mayTell(farFrom blocks: Int64) -> Bool {
         let last = told.load(ordering: .relaxed)
-        return last >= 0 && abs(last - blocks) > max(blocks / 4, Self.nearBlocks)
+        return last < 0 || abs(last - blocks) > max(blocks / 4, Self.nearBlocks)
     }
 
     /// In blocks of 512 bytes.

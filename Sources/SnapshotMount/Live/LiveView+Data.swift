@@ -44,7 +44,7 @@ extension LiveView {
     /// The answer to an open for what `flags` ask.
     private func opened(
         _ context: RequestContext, _ descriptor: Descriptor, _ node: UInt64, _ flags: Int32,
-        isReadable: Bool = true, hasName: Bool = true
+        isReadable: Bool = true, hasName: Bool = true, isNew: Bool = false
     ) throws(Errno) -> OpenReply {
         let isWritable = Self.writes(flags)
         let isPassed = backings.areUsed
@@ -52,14 +52,16 @@ extension LiveView {
             isPassed && isWritable
             ? try Descriptor.reopen(descriptor, O_RDONLY | O_NONBLOCK) : descriptor
         // Only where the kernel has a time of its own it matters which the file had.
-        let modified = isWritable && policy.gathersWrites ? try FileStatus(of: kept).modified : .omitted
+        let status = isWritable && policy.gathersWrites ? try FileStatus(of: kept) : nil
         let reference = try reference(of: node)
         let backing = try backings.open(node, kept)
         let file = OpenFile(
             access(kept, node, reference, flags, mayReopen: hasName && !isPassed && isReadable), reference,
             user: context.user, group: context.group, isReadable: isReadable || isPassed, isWritable: isWritable,
-            times: isWritable ? writers.add(node, modified) : nil, isPassedThrough: isPassed)
+            times: isWritable ? writers.add(node, status?.modified ?? .omitted) : nil, isPassedThrough: isPassed)
         if file.isKept { openFiles.add(node, kept) }
+        // It may have been told so for as long as nobody could write, which is for ever over the source.
+        if !isNew, status?.blocks == 0 { session.mutex.withLock { $0 }?.invalidateAttributes(node: node) }
         // The kernel fills the rest of a page before it gathers writes to it.
         return OpenReply(
             handle: Handle.make(file), keepsCache: flags & O_TRUNC == 0,
@@ -331,7 +333,7 @@ extension LiveView {
         _ context: RequestContext, _ made: Descriptor, _ node: UInt64, _ flags: Int32, hasName: Bool = true
     ) throws(Errno) -> OpenReply {
         do throws(Errno) {
-            return try opened(context, made, node, flags & ~O_TRUNC, hasName: hasName)
+            return try opened(context, made, node, flags & ~O_TRUNC, hasName: hasName, isNew: true)
         } catch {
             nodes.forget(node, 1)
             throw error
@@ -441,7 +443,7 @@ extension LiveView {
         let descriptor = try file.descriptor()
         try synchronize(descriptor, dataOnly: dataOnly)
         guard policy.gathersWrites, let times = file.times else { return }
-        if times.hasTold(farFrom: try FileStatus(of: descriptor).blocks) {
+        if times.mayTell(farFrom: try FileStatus(of: descriptor).blocks) {
             session.mutex.withLock { $0 }?.invalidateAttributes(node: node)
         }
     }
