@@ -13,6 +13,24 @@ def read(path):
         return json.load(file)
 
 
+def merged(paths):
+    """The results of the first file, with the rows of each later one in place of its own: rows that were measured again.
+
+    A row is of one run, with all systems in the same rounds.
+    """
+    results = read(paths[0])
+    for path in paths[1:]:
+        again = read(path)
+        rows = {row for figures in again["rounds"] for row in figures} | set(again["requests"])
+        for number, figures in enumerate(results["rounds"]):
+            for row in rows:
+                figures.pop(row, None)
+            if number < len(again["rounds"]):
+                figures.update(again["rounds"][number])
+        results["requests"].update(again["requests"])
+    return results
+
+
 def native_of(system):
     """The system whose figure another's is compared with."""
     if "btrfs" in system:
@@ -218,9 +236,9 @@ PICTURES = [
 BEGIN, END = "<!-- speed: made by Benchmarks/speed report -->", "<!-- speed: end -->"
 
 
-def report(path, requests, document):
-    results = read(path)
-    counted = read(requests) if requests else None
+def report(paths, requests, document):
+    results = merged(paths)
+    counted = merged(requests) if requests else None
     parts = [
         f"{results['machine']}; {results['version']}; {results['date']}; {len(results['rounds'])} rounds, medians of the ratios "
         "to the source's own file system in the same round.", ratio_table(results)]
