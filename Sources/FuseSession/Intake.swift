@@ -94,11 +94,10 @@ package final class Intake: Sendable {
         readiness.leave(withRequest: hasRequest)
         guard hasRequest else { return count }
         let header = buffer.loadUnaligned(as: fs_in_header.self)
-        let isLong = Self.longOpcodes.contains(header.opcode)
-        worker.began(isLong: isLong)
+        worker.began()
         anticipation.learn(waited: Int(worker.beginning - start), looking: isLooking)
         readiness.didRead(
-            isLong: isLong,
+            isLong: Self.longOpcodes.contains(header.opcode),
             wasImmediate: worker.beginning - start < Readiness.immediateNanoseconds,
             writing: header.opcode == FS_OPCODE_WRITE && header.len <= Self.pieceBytesMax ? header.nodeid : 0)
         return count
@@ -290,18 +289,11 @@ private final class Worker: Sendable {
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 
-    /// Whether the request in hand takes long as a rule; touched by the worker alone.
-    private nonisolated(unsafe) var isLong = false
-
     /// By the worker alone: it has read a request.
-    func began(isLong: Bool) {
-        self.isLong = isLong
-        beginning = Self.now
-    }
+    func began() { beginning = Self.now }
 
-    /// Whether the request that the worker served last took longer than one that waits for nothing, though that was not
-    /// to be expected of it.
-    var tookLong: Bool { !isLong && Self.now - beginning > Readiness.quickNanoseconds }
+    /// Whether the request that the worker served last took longer than one that waits for nothing.
+    var tookLong: Bool { Self.now - beginning > Readiness.quickNanoseconds }
 
     func park(_ request: UnsafeRawBufferPointer) {
         parked.append(Array(request))

@@ -11,7 +11,7 @@ internal import SystemPackage
 /// wakes one although another is about to be free: with ten of them a request took half as much again as with one. So
 /// here one worker reads and the others *stand by*, in epoll_wait(2). That is told of one request (`EPOLLONESHOT`) when it
 /// is *armed*, and wakes the worker that came last. While the reader serves, further requests wait for it, but
-/// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after others
+/// - it arms where more requests wait already, before those that take long as a rule (fsync), for a time after some
 ///   took long, and during a freeze, when workers wait at the gate;
 /// - but not for those that wait while one file is written in small pieces, as when the kernel writes back what it has gathered:
 ///   two workers that write to one file only wait for each other, in the source's file system and where originals are stored.
@@ -113,8 +113,8 @@ final class Readiness: Sendable {
         }
     }
 
-    /// A worker is about to read; it returns once it may. `tookLong`: the request that it has served, unexpectedly. False,
-    /// with errno, where a signal came first.
+    /// A worker is about to read; it returns once it may. `tookLong`: the request that it has served. False, with errno,
+    /// where a signal came first.
     func enter(tookLong: Bool) -> Bool {
         if isStuck.load(ordering: .relaxed) { isStuck.store(false, ordering: .relaxed) }
         if tookLong {
