@@ -261,11 +261,11 @@ void cl_poller_arm(int poller, int descriptor)
 	int result;
 	/* Others arm and disarm meanwhile. */
 	do {
-		/* Known, where it was armed before and has told. */
-		result = epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
-		if (result != 0 && errno == ENOENT)
-			result = epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
-	} while (result != 0 && errno == EEXIST);
+		result = epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
+		/* Known, where it was armed before, and told or is armed still. */
+		if (result != 0 && errno == EEXIST)
+			result = epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
+	} while (result != 0 && errno == ENOENT);
 	errno = kept;
 }
 
